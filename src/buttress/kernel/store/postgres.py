@@ -1,0 +1,201 @@
+"""Postgres through psycopg 3. Commits are durable by the server's own ``synchronous_commit`` (on by default).
+
+Nothing is created unasked: ``setup`` checks that the tables are there and names the command that prints the SQL, unless
+the store was opened with ``create=True`` (tests, proofs, a first look).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from buttress.kernel.clock import Clock
+from buttress.kernel.errors import ButtressError, InvalidInput, MissingExtra, SchemaMismatch, Unavailable
+from buttress.kernel.failpoint import failpoint
+from buttress.kernel.store import SCHEMA_TABLE, TYPES, Dialect, Row, Schema, Tx
+
+if TYPE_CHECKING:
+    import psycopg
+
+T = TypeVar("T")
+
+
+@lru_cache(maxsize=512)
+def to_psycopg(sql: str) -> str:
+    """``?`` to ``%s``. Our SQL holds no literal question mark and no per cent sign: checked here."""
+    if "%" in sql:
+        raise InvalidInput("sql", sql, "must not hold a per cent sign: pass it as a parameter")
+    return re.sub(r"\?", "%s", sql)
+
+
+class PostgresTx:
+    """A transaction on one psycopg connection."""
+
+    dialect: Dialect = "postgres"
+
+    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+        self.connection = connection
+
+    def execute(self, sql: str, params: Sequence[Any] = ()) -> int:
+        return self.connection.execute(to_psycopg(sql), params).rowcount
+
+    def one(self, sql: str, params: Sequence[Any] = ()) -> Row | None:
+        return self.connection.execute(to_psycopg(sql), params).fetchone()
+
+    def all(self, sql: str, params: Sequence[Any] = ()) -> list[Row]:
+        return self.connection.execute(to_psycopg(sql), params).fetchall()
+
+
+class DatabaseClock:
+    """The server's time: several machines agree on it."""
+
+    def __init__(self, store: PostgresStore) -> None:
+        self._store = store
+
+    def now(self) -> float:
+        with self._store.transaction() as tx:
+            row = tx.one("SELECT extract(epoch FROM clock_timestamp())::float8")
+        assert row is not None
+        return float(row[0])
+
+
+class PostgresStore:
+    """``dsn`` as psycopg takes it (a ``postgresql://`` URL or key=value). One connection a thread.
+
+    ``clock`` None means the server's own time.
+    """
+
+    dialect: Dialect = "postgres"
+
+    def __init__(self, dsn: str, *, clock: Clock | None = None, create: bool = False, timeout_s: float = 5.0) -> None:
+        if timeout_s <= 0:
+            raise InvalidInput("timeout_s", timeout_s, "must be above 0")
+        self._dsn = dsn
+        self._create = create
+        self._timeout_s = timeout_s
+        self.clock: Clock = clock or DatabaseClock(self)
+        self._local = threading.local()
+        self._connections: list[psycopg.Connection[Any]] = []
+        self._lock = threading.Lock()
+        self._pid = os.getpid()
+        self._closed = False
+
+    def _connection(self) -> psycopg.Connection[Any]:
+        try:
+            import psycopg
+        except ModuleNotFoundError as missing:
+            raise MissingExtra("psycopg", "postgres") from missing
+        if os.getpid() != self._pid:
+            raise ButtressError("this store was opened before a fork", fix="open the store in the process that uses it")
+        if self._closed:
+            raise Unavailable("the store is closed")
+        connection: psycopg.Connection[Any] | None = getattr(self._local, "connection", None)
+        if connection is None or connection.closed:
+            try:
+                connection = psycopg.connect(self._dsn, autocommit=True, connect_timeout=max(2, int(self._timeout_s)))
+                connection.execute(f"SET lock_timeout = {int(self._timeout_s * 1000)}")
+            except psycopg.Error as error:
+                raise Unavailable(f"Postgres: {type(error).__name__}", fix="is the server up, and the DSN right?") from error
+            self._local.connection = connection
+            with self._lock:
+                self._connections.append(connection)
+        return connection
+
+    def setup(self, *schemas: Schema) -> None:
+        with self.transaction() as tx:
+            tx.execute("SELECT pg_advisory_xact_lock(?)", (0x6275747472657373,))
+            there = tx.one("SELECT to_regclass('buttress_schema') IS NOT NULL")
+            if self._create:
+                tx.execute(SCHEMA_TABLE)
+            elif not (there and there[0]):
+                raise SchemaMismatch("no buttress tables in this database", fix="run the SQL that `buttress <system> schema` prints")
+            for schema in schemas:
+                row = tx.one("SELECT version FROM buttress_schema WHERE name = ?", (schema.name,))
+                pending = schema.pending(row[0] if row else None)
+                if pending and not self._create:
+                    raise SchemaMismatch(f"the tables of {schema.name} version {schema.version} are not in this database",
+                                         fix="run the SQL that `buttress <system> schema` prints")
+                for statement in pending:
+                    tx.execute(statement.format(**TYPES["postgres"]))
+                if self._create:
+                    tx.execute("INSERT INTO buttress_schema (name, version) VALUES (?, ?) "
+                               "ON CONFLICT (name) DO UPDATE SET version = excluded.version", (schema.name, schema.version))
+
+    @contextmanager
+    def transaction(self) -> Iterator[Tx]:
+        current: PostgresTx | None = getattr(self._local, "tx", None)
+        if current is not None:
+            yield current
+            return
+        import psycopg
+
+        connection = self._connection()
+        try:
+            connection.execute("BEGIN")
+        except psycopg.Error as error:
+            raise _unavailable(error) from error
+        self._local.tx = PostgresTx(connection)
+        try:
+            yield self._local.tx
+        except BaseException as error:
+            if not connection.closed:
+                try:
+                    connection.execute("ROLLBACK")
+                except psycopg.Error:
+                    connection.close()
+            if isinstance(error, psycopg.OperationalError):
+                raise _unavailable(error) from error
+            raise
+        else:
+            failpoint("store.commit")
+            try:
+                connection.execute("COMMIT")
+            except psycopg.Error as error:
+                if connection.closed:  # the answer to COMMIT was lost with the connection
+                    raise Unavailable(f"Postgres: {type(error).__name__} during COMMIT",
+                                      fix="whether it was written is not known: ask by key before you act again") from error
+                raise _unavailable(error) from error
+            failpoint("store.committed")
+        finally:
+            self._local.tx = None
+
+    @contextmanager
+    def join(self, connection: Any) -> Iterator[Tx]:
+        import psycopg
+
+        if not isinstance(connection, psycopg.Connection):
+            raise InvalidInput("connection", type(connection).__name__, "must be a psycopg 3 Connection")
+        idle = connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
+        if idle and connection.autocommit:
+            raise InvalidInput("connection", "autocommit", "must have begun a transaction that its owner commits")
+        if getattr(self._local, "tx", None) is not None:
+            raise ButtressError("this thread has a transaction of the store open already", fix="join outside of it")
+        self._local.tx = PostgresTx(connection)
+        try:
+            yield self._local.tx
+        finally:
+            self._local.tx = None
+
+    def submit(self, work: Callable[[Tx], T]) -> T:
+        """The server groups commits itself (``commit_delay`` and its shared WAL flush)."""
+        if getattr(self._local, "tx", None) is not None:
+            raise ButtressError("submit inside a transaction would wait for itself", fix="use the open transaction")
+        with self.transaction() as tx:
+            return work(tx)
+
+    def close(self) -> None:
+        with self._lock:
+            connections, self._connections = self._connections, []
+            self._closed = True
+        for connection in connections:
+            connection.close()
+
+
+def _unavailable(error: Exception) -> Unavailable:
+    state = getattr(error, "sqlstate", None) or type(error).__name__
+    return Unavailable(f"Postgres: {state}", fix="nothing was written; try again")
