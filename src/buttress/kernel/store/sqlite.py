@@ -22,6 +22,7 @@ from buttress.kernel.store import SCHEMA_TABLE, TYPES, Dialect, Row, Schema, Tx
 
 T = TypeVar("T")
 BATCH_MAX = 256
+SQLITE_VERSION = sqlite3.sqlite_version
 
 
 class SqliteTx:

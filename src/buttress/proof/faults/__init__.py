@@ -1,0 +1,6 @@
+"""The injectors that every proof shares. Each lists what it armed and what hit; what never hit makes its claims unknown."""
+
+from buttress.proof.faults.capabilities import Capability, capabilities, capability
+from buttress.proof.faults.crash import Crash, CrashAtCall, Pause
+
+__all__ = ["Capability", "Crash", "CrashAtCall", "Pause", "capabilities", "capability"]

@@ -1,0 +1,69 @@
+"""kill -9 of the subject itself: at each failpoint, after each reply, at each write and sync.
+
+A kill leaves the page cache: it shows what a process death does, never what a power cut does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from buttress.proof.contract import Case
+
+
+@dataclass(frozen=True)
+class Crash:
+    """At every failpoint (``each`` of its hits, evenly spread; 0: all) and after the n-th reply (``replies`` of them; 0: all)."""
+
+    each: int = 1
+    replies: int = 0
+    name: str = "kill -9"
+    needs: tuple[str, ...] = ("crash",)
+
+    def cases(self, clean_hits: Mapping[str, int]) -> Iterable[Case]:
+        for point, hits in sorted(clean_hits.items()):
+            if not point.startswith("@"):
+                for hit in spread(hits, self.each):
+                    yield Case(f"kill -9 at {point} #{hit}", {point: (hit, "kill")})
+        for hit in spread(clean_hits.get("@reply", 0), self.replies):
+            yield Case(f"kill -9 after reply {hit}", {"@reply": (hit, "kill")})
+
+
+@dataclass(frozen=True)
+class CrashAtCall:
+    """At the n-th ``write`` or ``sync`` system call, by strace: needs no failpoint in the subject, whatever its language."""
+
+    call: str = "sync"
+    at_most: int = 12
+    name: str = "kill -9 at a system call"
+    needs: tuple[str, ...] = ("crash", "strace")
+    traced: bool = True
+
+    def cases(self, clean_hits: Mapping[str, int]) -> Iterable[Case]:
+        for hit in spread(clean_hits.get(f"@{self.call}", 0), self.at_most):
+            yield Case(f"kill -9 at {self.call} {hit}", {f"@{self.call}": (hit, "kill")})
+
+
+@dataclass(frozen=True)
+class Pause:
+    """SIGSTOP at a failpoint. The driver lets its lease pass, goes on with another worker, and wakes it afterwards."""
+
+    points: tuple[str, ...] = ()
+    each: int = 1
+    name: str = "paused beyond its lease"
+    needs: tuple[str, ...] = ("pause",)
+
+    def cases(self, clean_hits: Mapping[str, int]) -> Iterable[Case]:
+        for point, hits in sorted(clean_hits.items()):
+            if not point.startswith("@") and (not self.points or point in self.points):
+                for hit in spread(hits, self.each):
+                    yield Case(f"stopped at {point} #{hit}", {point: (hit, "stop")})
+
+
+def spread(total: int, at_most: int) -> Iterator[int]:
+    """``at_most`` of 1..total, evenly; all of them for 0."""
+    if at_most <= 0 or at_most >= total:
+        yield from range(1, total + 1)
+        return
+    for index in range(at_most):
+        yield 1 + (2 * index + 1) * total // (2 * at_most)

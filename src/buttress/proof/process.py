@@ -1,0 +1,502 @@
+"""Subjects that live in a process: spawned, forked from a warm server, or started as a service.
+
+A kill counts only with evidence: SIGKILL in the exit status, and for a failpoint the mark that it wrote before the blow.
+Every other death is an error of the run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, Protocol
+
+from buttress.kernel.errors import ButtressError
+from buttress.proof import host
+from buttress.proof.host import LINE_MAX_BYTES
+
+CALL_TIMEOUT_S = 30.0
+START_TIMEOUT_S = 30.0
+
+
+class SubjectError(ButtressError):
+    """The subject answered ``err``: an answer, not a breakdown."""
+
+    code = "subject_error"
+
+
+class SubjectDied(ButtressError):
+    """The subject was killed by a fault, as planned. A driver catches this and restarts it."""
+
+    code = "subject_died"
+
+
+class SubjectPaused(ButtressError):
+    """A failpoint stopped the subject; the call is still open. A driver goes on with another worker and resumes it later."""
+
+    code = "subject_paused"
+
+
+class SubjectBroken(ButtressError):
+    """The subject died unasked, hangs or breaks the protocol: the trial is void."""
+
+    code = "subject_broken"
+
+
+class UsageError(ButtressError):
+    """The subject cannot be judged at all, e.g. because it lacks a method of the port."""
+
+    code = "usage"
+
+
+class FactoryFailed(ButtressError):
+    """The subject's factory raised: it never ran."""
+
+    code = "factory_failed"
+
+
+class Ending(Protocol):
+    """How a process ended: ``poll`` gives the raw wait status or None."""
+
+    pid: int
+
+    def status(self) -> int | None: ...
+
+
+class _Popen:
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self.process = process
+        self.pid = process.pid
+
+    def status(self) -> int | None:
+        code = self.process.poll()
+        if code is None:
+            return None
+        return -code if code < 0 else code << 8
+
+
+class _Forked:
+    def __init__(self, server: ForkServer, pid: int) -> None:
+        self.server = server
+        self.pid = pid
+
+    def status(self) -> int | None:
+        return self.server.status(self.pid)
+
+
+class ForkServer:
+    """One warm interpreter for a factory: it has imported the subject and forks a child for each trial in milliseconds."""
+
+    def __init__(self, factory: str, calls: Sequence[str], log: Path, python: str = sys.executable) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._sock = ours
+        self._buffer = b""
+        self._exits: dict[int, int] = {}
+        with open(log, "ab") as errors:
+            self._process = subprocess.Popen(
+                [python, host.__file__, "--factory", factory, "--calls", ",".join(calls), "--fork", str(theirs.fileno())],
+                stdin=subprocess.DEVNULL, stdout=errors, stderr=errors, pass_fds=[theirs.fileno()], start_new_session=True,
+            )
+        theirs.close()
+        ready = self._read(START_TIMEOUT_S)
+        if not ready or not ready.get("ready"):
+            self.close()
+            raise FactoryFailed(f"{factory} could not be imported: {_tail(log)}")
+
+    def fork(self, env: Mapping[str, str], stdin: int, stdout: int, stderr: int, control: int | None) -> _Forked:
+        fds = [stdin, stdout, stderr] + ([] if control is None else [control])
+        request = json.dumps({"env": dict(env), "control": control is not None}).encode()
+        socket.send_fds(self._sock, [request], fds)
+        while True:
+            message = self._read(START_TIMEOUT_S)
+            if message is None:
+                raise SubjectBroken("the fork server ended")
+            if "pid" in message:
+                return _Forked(self, message["pid"])
+
+    def status(self, pid: int) -> int | None:
+        while pid not in self._exits:
+            if self._read(0) is None:
+                return None
+        return self._exits[pid]
+
+    def _read(self, timeout_s: float) -> dict[str, Any] | None:
+        deadline = time.monotonic() + timeout_s
+        while b"\n" not in self._buffer:
+            ready, _, _ = select.select([self._sock], [], [], max(0.0, deadline - time.monotonic()))
+            chunk = self._sock.recv(65536) if ready else b""
+            if not chunk:
+                return None
+            self._buffer += chunk
+        line, self._buffer = self._buffer.split(b"\n", 1)
+        message: dict[str, Any] = json.loads(line)
+        if "exit" in message:
+            self._exits[message["exit"]] = message["status"]
+        return message
+
+    def close(self) -> None:
+        self._sock.close()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait(timeout=10)
+
+
+class SubjectProcess:
+    """A subject behind the line protocol, and the control of its process."""
+
+    def __init__(self, ending: Ending, fd_in: int, fd_out: int, control: int | None, log: Path, name: str) -> None:
+        self.pid = ending.pid
+        self.name = name
+        self._ending = ending
+        self._in, self._out, self._control = fd_in, fd_out, control
+        self._log = log
+        self._buffer = b""
+        self._control_buffer = b""
+        self._killed = False
+        self._early: dict[int, dict[str, Any]] = {}
+        self._next_id = 0
+        self.marks: list[dict[str, Any]] = []
+        self.evidence: Callable[[], bool] = lambda: False  # of a kill from outside, e.g. strace's own log
+        self._dead: int | None = None
+
+    # -- starting
+
+    @classmethod
+    def spawn(cls, argv: Sequence[str], env: Mapping[str, str], log: Path, *, plan: Mapping[str, Any] | None = None,
+              control: bool = False, cwd: str | None = None, name: str = "") -> SubjectProcess:
+        stdin_r, stdin_w = os.pipe()
+        stdout_r, stdout_w = os.pipe()
+        ours, theirs = socket.socketpair() if control else (None, None)
+        full = list(argv) + ([] if theirs is None else ["--control", str(theirs.fileno())])
+        try:
+            with open(log, "ab") as errors:
+                process = subprocess.Popen(full, stdin=stdin_r, stdout=stdout_w, stderr=errors, env={**os.environ, **env}, cwd=cwd,
+                                           pass_fds=[] if theirs is None else [theirs.fileno()], start_new_session=True)
+        except OSError as error:
+            for fd in (stdin_w, stdout_r):
+                os.close(fd)
+            raise UsageError(f"{argv[0]}: {error.strerror}", fix="is the command right, and on the PATH?") from error
+        finally:
+            os.close(stdin_r)
+            os.close(stdout_w)
+            if theirs is not None:
+                theirs.close()
+        return cls(_Popen(process), stdin_w, stdout_r, cls._plan(ours, plan), log, name)
+
+    @classmethod
+    def fork(cls, server: ForkServer, env: Mapping[str, str], log: Path, *, plan: Mapping[str, Any] | None, name: str = "") -> SubjectProcess:
+        stdin_r, stdin_w = os.pipe()
+        stdout_r, stdout_w = os.pipe()
+        ours, theirs = socket.socketpair()
+        with open(log, "ab") as errors:
+            child = server.fork(env, stdin_r, stdout_w, errors.fileno(), theirs.fileno())
+        os.close(stdin_r)
+        os.close(stdout_w)
+        theirs.close()
+        return cls(child, stdin_w, stdout_r, cls._plan(ours, plan), log, name)
+
+    @staticmethod
+    def _plan(ours: socket.socket | None, plan: Mapping[str, Any] | None) -> int | None:
+        if ours is None:
+            return None
+        ours.sendall(json.dumps(plan).encode() + b"\n")
+        return ours.detach()
+
+    # -- calling
+
+    def hello(self, calls: Sequence[str], port: str) -> None:
+        """Starts the factory. Raises UsageError when a method of the port is missing, FactoryFailed when it raised."""
+        try:
+            answer = self._answer(self._send("hello", {"calls": list(calls)}, tag=False), START_TIMEOUT_S)
+        except SubjectDied:
+            raise
+        except SubjectBroken as error:
+            raise FactoryFailed(f"{self.name} did not start: {error.message}") from error
+        if "err" in answer:
+            raise FactoryFailed(f"{self.name} did not start: {_text(answer['err'])}")
+        there = answer.get("ok")
+        missing = [name for name in calls if name not in there] if isinstance(there, list) else list(calls)
+        if missing:
+            raise UsageError(f"{self.name} lacks {', '.join(missing)}", fix=f"the port is:\n{port}")
+
+    def call(self, name: str, args: Mapping[str, Any], timeout_s: float = CALL_TIMEOUT_S) -> Any:
+        return self._value(self._answer(self._send(name, args, tag=False), timeout_s))
+
+    def together(self, calls: Sequence[tuple[str, Mapping[str, Any]]], timeout_s: float = CALL_TIMEOUT_S) -> list[dict[str, Any]]:
+        """All in flight at once; the raw answers in the order of the calls."""
+        ids = [self._send(name, args, tag=True) for name, args in calls]
+        return [self._answer(number, timeout_s) for number in ids]
+
+    def finish_paused(self, timeout_s: float = CALL_TIMEOUT_S) -> Any:
+        """After ``resume``: the answer of the call that the pause interrupted."""
+        return self._value(self._answer(None, timeout_s))
+
+    def hits(self) -> dict[str, int]:
+        answer = self._answer(self._send("_hits", {}, tag=False), CALL_TIMEOUT_S)
+        return dict(answer.get("ok") or {})
+
+    def _value(self, answer: Mapping[str, Any]) -> Any:
+        if "err" in answer:
+            raise SubjectError(_text(answer["err"]))
+        return answer["ok"]
+
+    def _send(self, name: str, args: Mapping[str, Any], *, tag: bool) -> int | None:
+        request: dict[str, Any] = {"call": name, "args": args}
+        number = None
+        if tag:
+            self._next_id += 1
+            request["id"] = number = self._next_id
+        line = json.dumps(request, separators=(",", ":")).encode() + b"\n"
+        if len(line) > LINE_MAX_BYTES:
+            raise SubjectBroken(f"the call {name} has {len(line)} bytes, more than {LINE_MAX_BYTES}")
+        view = memoryview(line)
+        try:
+            while view:
+                view = view[os.write(self._in, view):]
+        except BrokenPipeError:
+            self._ended()
+        return number
+
+    def _answer(self, number: int | None, timeout_s: float) -> dict[str, Any]:
+        if number is not None and number in self._early:
+            return self._early.pop(number)
+        deadline = time.monotonic() + timeout_s
+        while True:
+            line = self._line(deadline)
+            try:
+                message = json.loads(line)
+            except ValueError:
+                continue  # a subject that prints: noise, kept out of the protocol
+            if not isinstance(message, dict) or ("ok" not in message and "err" not in message):
+                continue
+            if message.get("id") == number:
+                return message
+            if message.get("id") is not None:
+                self._early[message["id"]] = message
+
+    def _line(self, deadline: float) -> bytes:
+        watched = [self._out] + ([] if self._control is None else [self._control])
+        while b"\n" not in self._buffer:
+            left = deadline - time.monotonic()
+            ready, _, _ = select.select(watched, [], [], max(0.0, left))
+            if not ready:
+                raise SubjectBroken(f"{self.name} did not answer in time")
+            if self._control in ready and self._read_marks() and self.marks[-1]["action"] == "stop":
+                self._await_stop()  # the mark is written before the blow: waking it earlier would lose the wake-up
+                raise SubjectPaused(f"{self.name} was stopped at {self.marks[-1]['hit']}")
+            if self._out in ready:
+                chunk = os.read(self._out, 1 << 16)
+                if not chunk:
+                    self._ended()
+                self._buffer += chunk
+                if len(self._buffer) > LINE_MAX_BYTES and b"\n" not in self._buffer:
+                    raise SubjectBroken(f"{self.name} wrote a line of more than {LINE_MAX_BYTES} bytes")
+            watched = [self._out] + ([] if self._control is None else [self._control])
+        line, self._buffer = self._buffer.split(b"\n", 1)
+        return line
+
+    def _read_marks(self) -> bool:
+        """Takes in what failpoints wrote before they struck. True if there was something."""
+        if self._control is None:
+            return False
+        chunk = os.read(self._control, 1 << 16)
+        if not chunk:
+            os.close(self._control)
+            self._control = None
+            return False
+        self._control_buffer += chunk
+        *lines, self._control_buffer = self._control_buffer.split(b"\n")
+        self.marks += [json.loads(line) for line in lines]
+        return bool(lines)
+
+    def _ended(self) -> NoReturn:
+        """The pipe closed. Planned and proven: SubjectDied. Anything else: SubjectBroken."""
+        status = self.wait()
+        while self._control is not None and self._read_marks():
+            pass
+        struck = any(mark["action"] == "kill" for mark in self.marks)
+        if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL and (self._killed or struck or self.evidence()):
+            raise SubjectDied(f"{self.name} was killed")
+        how = f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else f"exit {os.waitstatus_to_exitcode(status)}"
+        raise SubjectBroken(f"{self.name} ended by itself ({how}): {_tail(self._log)}")
+
+    # -- process control, for faults
+
+    def kill(self) -> None:
+        """kill -9 of the whole process group, and wait."""
+        self._killed = True
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # a child that has no group of its own yet
+            os.kill(self.pid, signal.SIGKILL)
+        self.wait()
+
+    def pause(self) -> None:
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        os.kill(self.pid, signal.SIGCONT)
+
+    def stopped(self) -> bool:
+        return _stat(self.pid)[0] in "Tt"
+
+    def _await_stop(self) -> None:
+        deadline = time.monotonic() + 5
+        while not self.stopped():
+            if time.monotonic() > deadline:
+                raise SubjectBroken(f"{self.name} was told to stop and runs on")
+            time.sleep(0.0005)
+
+    def rss_peak_bytes(self) -> int:
+        with contextlib.suppress(OSError):
+            for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
+                if line.startswith("VmHWM:"):
+                    return int(line.split()[1]) * 1024
+        return 0
+
+    def cpu_s(self) -> float:
+        return cpu_s(self.pid)
+
+    def wait(self, timeout_s: float = 10.0) -> int:
+        """The raw wait status."""
+        deadline = time.monotonic() + timeout_s
+        while self._dead is None:
+            self._dead = self._ending.status()
+            if self._dead is None:
+                if time.monotonic() > deadline:
+                    raise SubjectBroken(f"{self.name} does not end")
+                time.sleep(0.001)
+        return self._dead
+
+    def close(self) -> None:
+        """Closes its input, lets it finish, then ends the group. Safe at any time, also when it is stopped or dead."""
+        if self._in >= 0:
+            os.close(self._in)
+            self._in = -1
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGCONT)
+            with contextlib.suppress(SubjectBroken):
+                self.wait(2.0)
+            with contextlib.suppress(SubjectBroken):
+                self.kill()
+            os.close(self._out)
+            if self._control is not None:
+                os.close(self._control)
+                self._control = None
+
+
+class ServiceProcess:
+    """A service in any language, started without a shell and reached at a URL."""
+
+    def __init__(self, argv: Sequence[str], env: Mapping[str, str], log: Path, cwd: str | None = None) -> None:
+        self._log = log
+        self.port: Any = None  # what speaks to it, in the harness
+        self.killed = False
+        try:
+            with open(log, "ab") as errors:
+                self._process = subprocess.Popen(list(argv), stdin=subprocess.DEVNULL, stdout=errors, stderr=errors,
+                                                 env={**os.environ, **env}, cwd=cwd, start_new_session=True)
+        except OSError as error:
+            raise UsageError(f"{argv[0]}: {error.strerror}", fix="is the command right, and on the PATH?") from error
+        self.pid = self._process.pid
+
+    def await_answer(self, url: str, timeout_s: float = START_TIMEOUT_S) -> None:
+        """Any HTTP answer counts as up. Raises FactoryFailed when it ends or does not answer in time."""
+        import http.client
+        from urllib.parse import urlsplit
+
+        parts = urlsplit(url)
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            if self._process.poll() is not None:
+                raise FactoryFailed(f"the service ended (exit {self._process.returncode}): {_tail(self._log)}")
+            connection = http.client.HTTPConnection(parts.hostname or "127.0.0.1", parts.port or 80, timeout=2)
+            try:
+                connection.request("GET", parts.path or "/")
+                connection.getresponse().read()
+                return
+            except OSError:
+                time.sleep(0.02)
+            except http.client.HTTPException:
+                return
+            finally:
+                connection.close()
+        raise FactoryFailed(f"the service did not answer at {url} in {timeout_s:g} s: {_tail(self._log)}")
+
+    def kill(self) -> None:
+        self.killed = True
+        self._end(signal.SIGKILL)
+
+    def cpu_s(self) -> float:
+        return cpu_s(self.pid)
+
+    def rss_peak_bytes(self) -> int:
+        return 0
+
+    def close(self) -> None:
+        if self._process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout=2)
+        self._end(signal.SIGKILL)
+
+    def _end(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, number)
+        self._process.wait(timeout=10)
+
+
+def cpu_s(pid: int) -> float:
+    """CPU seconds of a process and its living descendants. The clock of a process by its pid: clock_getcpuclockid(3)."""
+    total = 0.0
+    for member in _family(pid):
+        with contextlib.suppress(OSError):
+            total += time.clock_gettime((~member << 3) | 2)
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            fields = _stat(member)
+            total += (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")  # children that ended
+    return total
+
+
+def _stat(pid: int) -> list[str]:
+    text = Path(f"/proc/{pid}/stat").read_text()
+    return text[text.rindex(")") + 2 :].split()
+
+
+def _family(pid: int) -> list[int]:
+    members, at = [pid], 0
+    while at < len(members):
+        with contextlib.suppress(OSError):
+            for task in os.listdir(f"/proc/{members[at]}/task"):
+                children = Path(f"/proc/{members[at]}/task/{task}/children").read_text().split()
+                members += [int(child) for child in children]
+        at += 1
+    return members
+
+
+def split_command(spec: str) -> list[str]:
+    """``cmd:ARGV`` to argv, split as a shell would, without one."""
+    argv = shlex.split(spec.removeprefix("cmd:"))
+    if not argv:
+        raise UsageError("cmd: names no command")
+    return argv
+
+
+def _text(error: Any) -> str:
+    return error if isinstance(error, str) else json.dumps(error)
+
+
+def _tail(log: Path, lines: int = 2) -> str:
+    with contextlib.suppress(OSError):
+        return " / ".join(log.read_text(errors="replace").strip().splitlines()[-lines:])[-300:] or "nothing in its log"
+    return "no log"

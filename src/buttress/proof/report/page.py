@@ -1,0 +1,2 @@
+def report_page(result): return "<html></html>"
+def joined_page(results, missing): return "<html></html>"

@@ -1,0 +1,484 @@
+"""One subject x scenario x fault case, as a driver sees it.
+
+The driver calls the port; a recording proxy turns each call into an op of the history: ``ok`` (answered), ``fail``
+(answered with an error: SubjectError) or ``info`` (nobody knows: the subject was killed or paused in the middle).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import json
+import random
+import re
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from buttress.kernel.clock import Clock, SharedClock, SystemClock
+from buttress.kernel.errors import ButtressError
+from buttress.proof import host
+from buttress.proof.contract import Case, Env, Proof, Scenario, Subject, calls_of
+from buttress.proof.history import HistoryWriter
+from buttress.proof.process import (
+    FactoryFailed,
+    ForkServer,
+    ServiceProcess,
+    SubjectBroken,
+    SubjectDied,
+    SubjectError,
+    SubjectPaused,
+    SubjectProcess,
+    UsageError,
+    split_command,
+)
+
+EPOCH = 1_800_000_000.0  # where virtual time starts: 2027-01-15 08:00:00 UTC
+ARG_SHOWN = 240
+SYNC_CALLS = "fsync,fdatasync"
+WRITE_CALLS = "write,pwrite64,pwritev,writev"
+
+
+class VirtualClock(SharedClock):
+    """The shared clock as the driver turns it."""
+
+    def to(self, now: float) -> None:
+        """Forward only: a schedule that is late stays late."""
+        self.set(max(self.now(), now))
+
+
+@dataclass
+class Warm:
+    """What outlives a trial: fork servers by factory. Closed at the end of the run."""
+
+    log: Path
+    servers: dict[str, ForkServer] = field(default_factory=dict)
+
+    def fork_server(self, factory: str, calls: Sequence[str]) -> ForkServer:
+        if factory not in self.servers:
+            self.servers[factory] = ForkServer(factory, calls, self.log)
+        return self.servers[factory]
+
+    def close(self) -> None:
+        for server in self.servers.values():
+            server.close()
+        self.servers.clear()
+
+
+@dataclass(frozen=True)
+class Meter:
+    """What a stretch of work cost. CPU is that of the subject and of all servers that work for it."""
+
+    wall_s: float
+    cpu_s: float
+
+
+class Trial:
+    """See the module. A driver uses ``open``, ``restart``, ``resume``, ``together``, ``record``, ``fault`` and ``meter``."""
+
+    def __init__(self, proof: Proof, subject: Subject, scenario: Scenario, case: Case, *, number: int, size: Any, seed: int,
+                 folder: Path, writer: HistoryWriter, warm: Warm, inputs: Mapping[str, str], in_process: bool, trace: str = "") -> None:
+        self.proof, self.subject, self.scenario, self.case = proof, subject, scenario, case
+        self.number, self.size, self.seed = number, size, seed
+        self.rng = random.Random(f"{seed}/{scenario.name}")  # the same workload for every subject and case
+        self.dir = str(folder)
+        self.inputs = inputs
+        self.world: dict[str, str] = {}
+        self.clock: VirtualClock | SystemClock
+        self._folder = folder
+        self._writer = writer
+        self._warm = warm
+        self._in_process = in_process
+        self._trace = trace
+        self._calls = calls_of(proof.port)
+        self._hosts: dict[int, SubjectProcess | ServiceProcess | _InProcess] = {}
+        self._replies = 0
+        self._tags: dict[str, int] = {}
+        self.hit = not case.failpoints
+        self.hits: dict[str, int] = {}
+        self.facts_on = True
+        folder.mkdir(parents=True)
+        (folder / "state").mkdir()
+        if scenario.virtual:
+            self.clock = VirtualClock(str(folder / "clock"), writable=True, start=EPOCH)
+        else:
+            self.clock = SystemClock()
+        self._write("trial", subject=subject.name, scenario=scenario.name, case=case.label, seed=seed)
+
+    # -- the driver's side
+
+    def open(self, worker: int = 0) -> Any:
+        """Starts the subject; returns its port, each call recorded."""
+        if worker in self._hosts:
+            raise ButtressError(f"worker {worker} is open already")
+        self._hosts[worker] = self._start(worker)
+        return _Recorder(self, worker)
+
+    def restart(self, worker: int = 0) -> Any:
+        """After its death (or to force it): starts it again on the same folder."""
+        before = self._hosts.pop(worker, None)
+        if before is not None:
+            self._absorb(before)
+            before.close()
+        return self.open(worker)
+
+    def kill(self, worker: int = 0) -> None:
+        """kill -9 by the driver itself."""
+        running = self._hosts[worker]
+        if isinstance(running, _InProcess):
+            raise ButtressError("a subject in this process cannot be killed", fix="set processes=True on the scenario")
+        running.kill()
+
+    def resume(self, worker: int = 0) -> Any:
+        """Wakes a paused subject and waits for the answer of the call that was interrupted."""
+        running = self._hosts[worker]
+        assert isinstance(running, SubjectProcess)
+        running.resume()
+        return self._recorded(worker, "resumed", {}, running.finish_paused)
+
+    def together(self, *calls: tuple[Callable[..., Any], Mapping[str, Any]]) -> list[Any]:
+        """Several calls in flight at once. Returns values, or the exception where one was raised."""
+        def one(call: tuple[Callable[..., Any], Mapping[str, Any]]) -> Any:
+            try:
+                return call[0](**call[1])
+            except ButtressError as error:
+                return error
+
+        groups: dict[int, list[int]] = {}
+        for index, (method, _) in enumerate(calls):
+            groups.setdefault(getattr(method, "worker", -1), []).append(index)
+        process = [w for w in groups if isinstance(self._hosts.get(w), SubjectProcess)]
+        if len(process) == len(groups) == 1:
+            return self._overlap(process[0], [(m.name, m.bound(args)) for m, args in calls])  # type: ignore[attr-defined]
+        with ThreadPoolExecutor(max_workers=len(calls)) as pool:
+            return list(pool.map(one, calls))
+
+    def record(self, kind: str, **fields: Any) -> None:
+        """op | fact (seen by the world) | tally (many trials folded) | gauge | lap."""
+        self._write(kind, **fields)
+
+    def fault(self, name: str, **fields: Any) -> None:
+        """A fault that the workload makes itself; counted like the others, armed and hit."""
+        self._write("fault", name=name, armed=1, hit=1, **fields)
+
+    @contextlib.contextmanager
+    def meter(self) -> Iterator[Callable[[], Meter]]:
+        """``with trial.meter() as read: ...; cost = read()``."""
+        cpu, wall = self.cpu_s(), time.perf_counter()
+        end: list[Meter] = []
+        yield lambda: end[0] if end else Meter(time.perf_counter() - wall, self.cpu_s() - cpu)
+        end.append(Meter(time.perf_counter() - wall, self.cpu_s() - cpu))
+
+    def cpu_s(self) -> float:
+        """CPU seconds so far of the subject and its servers."""
+        return sum(running.cpu_s() for running in self._hosts.values())
+
+    def rss_peak_bytes(self, worker: int = 0) -> int:
+        return self._hosts[worker].rss_peak_bytes()
+
+    @property
+    def state(self) -> str:
+        """The subject's durable folder."""
+        return str(self._folder / "state")
+
+    @property
+    def url(self) -> str:
+        """Where a subject that is a service answers; empty for the others."""
+        served = bool(self.subject.start) or str(self.subject.factory).startswith(("http://", "https://"))
+        return str(self.subject.factory) if served else ""
+
+    # -- the harness's side
+
+    def finish(self) -> None:
+        """Takes in the hits and closes all; called on every exit path."""
+        for running in list(self._hosts.values()):
+            with contextlib.suppress(ButtressError):
+                self._absorb(running, ask=True)
+            running.close()
+        self._hosts.clear()
+        self.hits["@reply"] = self._replies
+        for name, at in (("@sync", SYNC_CALLS), ("@write", WRITE_CALLS)):
+            if self._trace:
+                self.hits[name] = _most_calls(self._folder, at.split(","))
+        if isinstance(self.clock, VirtualClock):
+            self.clock.close()
+
+    def discard(self) -> None:
+        """Removes the trial's folder; a void one is kept to be looked at."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _absorb(self, running: Any, *, ask: bool = False) -> None:
+        """Evidence of hits: marks of failpoints, and counts where the subject still answers."""
+        if not isinstance(running, SubjectProcess):
+            return
+        if any(mark["hit"] in self.case.failpoints for mark in running.marks):
+            self.hit = True
+        if self._trace == "inject" and _was_struck(self._folder):
+            self.hit = True
+        if ask and not self.case.failpoints:
+            for name, number in running.hits().items():
+                self.hits[name] = self.hits.get(name, 0) + number
+
+    def _start(self, worker: int) -> SubjectProcess | ServiceProcess | _InProcess:
+        subject = self.subject
+        if subject.start or (isinstance(subject.factory, str) and subject.factory.startswith(("http://", "https://"))):
+            return self._start_service(worker)
+        if self._in_process:
+            return _InProcess(self._load(worker), self._calls)
+        assert isinstance(subject.factory, str)
+        plan = {name: value for name, value in self.case.failpoints.items() if not name.startswith("@")}
+        log, env = self._folder / "subject.log", self._variables(worker)
+        if subject.factory.startswith("cmd:"):
+            argv = self._traced(split_command(subject.factory))
+            process = SubjectProcess.spawn(argv, env, log, name=subject.name)
+        elif self._trace:
+            argv = [sys.executable, host.__file__, "--factory", subject.factory, "--calls", ",".join(self._calls)]
+            process = SubjectProcess.spawn(self._traced(argv), env, log, plan=plan, control=True, name=subject.name)
+        else:
+            server = self._warm.fork_server(subject.factory, self._calls)
+            process = SubjectProcess.fork(server, env, log, plan=plan, name=subject.name)
+        if self._trace == "inject":
+            process.evidence = lambda: _was_struck(self._folder)
+        self._hosts[worker] = process  # so that it is closed when hello fails
+        try:
+            process.hello(self._calls, inspect.getsource(self.proof.port))
+        except SubjectDied:  # killed inside its factory, as planned: once more, without the plan
+            self._hit_from(process)
+            process.close()
+            return self._start(worker)
+        self._hosts.pop(worker)
+        return process
+
+    def _hit_from(self, process: SubjectProcess) -> None:
+        self._absorb(process)
+        self.case = Case(self.case.label)  # a failpoint strikes once
+        self._trace = ""
+
+    def _load(self, worker: int) -> Any:
+        factory = self.subject.factory
+        if isinstance(factory, str):
+            try:
+                factory = host.load_factory(factory)
+            except (ImportError, AttributeError, OSError, SyntaxError) as error:
+                raise UsageError(f"{self.subject.factory}: {type(error).__name__}: {error}") from error
+        clock: Clock = self.clock
+        try:
+            port = factory(Env(self.state, self.seed, self.world, clock, worker))
+        except Exception as error:
+            raise FactoryFailed(f"{self.subject.name} did not start: {type(error).__name__}: {error}") from error
+        missing = [name for name in self._calls if not callable(getattr(port, name, None))]
+        if missing:
+            raise UsageError(f"{self.subject.name} lacks {', '.join(missing)}", fix=f"the port is:\n{inspect.getsource(self.proof.port)}")
+        return port
+
+    def _start_service(self, worker: int) -> ServiceProcess | _InProcess:
+        assert self.proof.from_url is not None and isinstance(self.subject.factory, str)
+        url = self.subject.factory
+        port = self.proof.from_url(url, Env(self.state, self.seed, self.world, self.clock, worker))
+        if not self.subject.start:
+            return _InProcess(port, self._calls)
+        words = {**self.world, "dir": self.state}
+        argv = [re.sub(r"\{(\w+)\}", lambda m: words.get(m[1], m[0]), part) for part in self.subject.start]
+        env = {**self._variables(worker), **{f"BUTTRESS_WORLD_{name.upper()}": value for name, value in self.world.items()}}
+        service = ServiceProcess(argv, env, self._folder / "subject.log")
+        try:
+            service.await_answer(url.rstrip("/") + self.subject.ready if self.subject.ready.startswith("/") else self.subject.ready)
+        except BaseException:
+            service.close()
+            raise
+        service.port = port
+        return service
+
+    def _variables(self, worker: int) -> dict[str, str]:
+        return {
+            "BUTTRESS_DIR": self.state, "BUTTRESS_SEED": str(self.seed), "BUTTRESS_WORLD": json.dumps(self.world),
+            "BUTTRESS_CLOCK": self.clock.path if isinstance(self.clock, VirtualClock) else "", "BUTTRESS_WORKER": str(worker),
+        }
+
+    def _traced(self, argv: list[str]) -> list[str]:
+        if not self._trace:
+            return argv
+        file = str(self._folder / f"strace.{len(list(self._folder.glob('strace.*')))}")
+        base = ["strace", "-f", "-qq", "-o", file, "-e", f"trace={SYNC_CALLS},{WRITE_CALLS}"]
+        for name, calls in (("@sync", SYNC_CALLS), ("@write", WRITE_CALLS)):
+            if name in self.case.failpoints:
+                base += ["-e", f"inject={calls}:signal=SIGKILL:when={self.case.failpoints[name][0]}"]
+        return [*base, "--", *argv]
+
+    def _recorded(self, worker: int, name: str, args: Mapping[str, Any], run: Callable[[], Any]) -> Any:
+        running = self._hosts[worker]
+        begun = self.clock.now()
+        fields: dict[str, Any] = {"worker": worker, "call": name, "args": _shown(args)}
+        try:
+            value = run()
+        except SubjectError as error:
+            self._write("op", at=begun, status="fail", error=error.message[:ARG_SHOWN], **fields)
+            self._count_reply(running)
+            raise
+        except (SubjectDied, SubjectPaused) as error:
+            self._write("op", at=begun, status="info", error=error.message[:ARG_SHOWN], **fields)
+            self._struck(running)
+            raise
+        except Exception as error:
+            self._write("op", at=begun, status="info", error=f"{type(error).__name__}: {error}"[:ARG_SHOWN], **fields)
+            if isinstance(running, ServiceProcess) and running.killed:
+                raise SubjectDied(f"{self.subject.name} was killed") from error
+            if isinstance(running, SubjectProcess) or isinstance(error, ButtressError):
+                raise
+            raise SubjectError(f"{type(error).__name__}: {error}") from error
+        self._write("op", at=begun, status="ok", value=_shown(value), **fields)
+        self._count_reply(running)
+        return value
+
+    def _struck(self, running: Any) -> None:
+        if isinstance(running, SubjectProcess):
+            before = self.hit
+            self._absorb(running)
+            if self.hit and not before:
+                self._write("fault", name=self.case.label, armed=1, hit=1, at=self.clock.now())
+            self.case = Case(self.case.label)
+            self._trace = ""
+
+    def _count_reply(self, running: Any) -> None:
+        self._replies += 1
+        at = self.case.failpoints.get("@reply")
+        if at is not None and at[0] == self._replies and not isinstance(running, _InProcess):
+            running.kill()
+            self.hit = True
+            self._write("fault", name=self.case.label, armed=1, hit=1, at=self.clock.now())
+            self.case = Case(self.case.label)
+
+    def _overlap(self, worker: int, calls: list[tuple[str, Mapping[str, Any]]]) -> list[Any]:
+        process = self._hosts[worker]
+        assert isinstance(process, SubjectProcess)
+        begun = self.clock.now()
+        try:
+            answers = process.together(calls)
+        except (SubjectDied, SubjectPaused) as error:
+            for name, args in calls:
+                self._write("op", at=begun, status="info", worker=worker, call=name, args=_shown(args), error=error.message)
+            self._struck(process)
+            return [error for _ in calls]
+        results: list[Any] = []
+        for (name, args), answer in zip(calls, answers, strict=True):
+            fields = {"at": begun, "worker": worker, "call": name, "args": _shown(args)}
+            if "err" in answer:
+                self._write("op", status="fail", error=str(answer["err"])[:ARG_SHOWN], **fields)
+                results.append(SubjectError(str(answer["err"])))
+            else:
+                self._write("op", status="ok", value=_shown(answer["ok"]), **fields)
+                results.append(answer["ok"])
+            self._count_reply(process)
+        return results
+
+    def _call(self, worker: int, name: str, args: Mapping[str, Any]) -> Any:
+        running = self._hosts[worker]
+        if isinstance(running, SubjectProcess):
+            return self._recorded(worker, name, args, lambda: running.call(name, args))
+        port = running.port
+        return self._recorded(worker, name, args, lambda: getattr(port, name)(**args))
+
+    def raw_port(self, worker: int = 0) -> Any:
+        """The port without recording, for laps of a race."""
+        running = self._hosts[worker]
+        return _Unrecorded(running) if isinstance(running, SubjectProcess) else running.port
+
+    def _write(self, kind: str, **fields: Any) -> None:
+        self._writer.write({"trial": self.number, "kind": kind, **fields})
+
+
+class _InProcess:
+    """A port in this very process. It has no process to kill; its CPU is ours."""
+
+    def __init__(self, port: Any, calls: Sequence[str]) -> None:
+        self.port = port
+        self.calls = calls
+
+    def cpu_s(self) -> float:
+        return time.process_time()
+
+    def rss_peak_bytes(self) -> int:
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+    def close(self) -> None:
+        close = getattr(self.port, "close", None)
+        if callable(close):
+            close()
+
+
+class _Recorder:
+    """The port as the driver calls it: ``port.deliver(...)`` becomes an op."""
+
+    def __init__(self, trial: Trial, worker: int) -> None:
+        for name in trial._calls:
+            setattr(self, name, _Method(trial, worker, name, inspect.signature(getattr(trial.proof.port, name))))
+
+
+class _Method:
+    def __init__(self, trial: Trial, worker: int, name: str, signature: inspect.Signature) -> None:
+        self.trial, self.worker, self.name, self.signature = trial, worker, name, signature
+
+    def bound(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        arguments = dict(self.signature.bind(None, **kwargs).arguments)
+        arguments.pop("self", None)
+        return arguments
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        arguments = dict(self.signature.bind(None, *args, **kwargs).arguments)
+        arguments.pop("self", None)
+        return self.trial._call(self.worker, self.name, arguments)
+
+
+class _Unrecorded:
+    def __init__(self, process: SubjectProcess) -> None:
+        self._process = process
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        return lambda **args: self._process.call(name, args)
+
+
+def _shown(value: Any) -> Any:
+    """Arguments and values as the history keeps them: long text is cut."""
+    if isinstance(value, str):
+        return value if len(value) <= ARG_SHOWN else value[:ARG_SHOWN] + "…"
+    if isinstance(value, Mapping):
+        return {key: _shown(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_shown(item) for item in value[:50]]
+    return value
+
+
+def _most_calls(folder: Path, names: Sequence[str]) -> int:
+    """The highest count of those system calls in any one thread: strace counts ``when=`` by thread."""
+    counts: dict[tuple[str, str], int] = {}
+    for file in folder.glob("strace.*"):
+        for line in file.read_text(errors="replace").splitlines():
+            pid, _, rest = line.partition(" ")
+            name = rest.strip().split("(", 1)[0]
+            if name in names:
+                counts[pid, name] = counts.get((pid, name), 0) + 1
+    by_thread: dict[str, int] = {}
+    for (pid, _), number in counts.items():
+        by_thread[pid] = max(by_thread.get(pid, 0), number)
+    return max(by_thread.values(), default=0)
+
+
+def _was_struck(folder: Path) -> bool:
+    """strace's own word: a call of the traced kinds was entered, did not return, and the signal killed."""
+    calls = (*SYNC_CALLS.split(","), *WRITE_CALLS.split(","))
+    for file in folder.glob("strace.*"):
+        lines = file.read_text(errors="replace").splitlines()
+        cut = any(line.rstrip().endswith("= ?") and line.partition(" ")[2].strip().split("(", 1)[0] in calls for line in lines)
+        if cut and any("killed by SIGKILL" in line for line in lines):
+            return True
+    return False
+
+
+__all__ = ["Meter", "SubjectBroken", "SubjectDied", "SubjectError", "SubjectPaused", "Trial", "UsageError", "VirtualClock", "Warm"]
