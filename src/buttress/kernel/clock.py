@@ -2,7 +2,7 @@
 
 ``SystemClock`` is real. ``ManualClock`` is turned by a test. ``SharedClock`` reads eight shared bytes (a
 little-endian float64) that only the proof harness writes, so that a process that was paused wakes to the present;
-any language can map the file.
+any language can map the file. (The bytes are the machine's own order, which is little-endian wherever we run.)
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ import os
 import struct
 import time
 from typing import Protocol
-
-_F64 = struct.Struct("<d")
 
 
 class Clock(Protocol):
@@ -54,21 +52,23 @@ class SharedClock:
         self.path = path
         if writable and start is not None:
             with open(path, "wb") as file:
-                file.write(_F64.pack(start))
+                file.write(struct.pack("<d", start))
         fd = os.open(path, os.O_RDWR if writable else os.O_RDONLY)
         try:
             self._map = mmap.mmap(fd, 8, access=mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ)
         finally:
             os.close(fd)
+        self._view = memoryview(self._map).cast("d")  # eight aligned bytes in one load or store: nobody sees half a time
 
     def now(self) -> float:
-        return float(_F64.unpack_from(self._map, 0)[0])
+        return float(self._view[0])
 
     def set(self, now: float) -> None:
-        _F64.pack_into(self._map, 0, now)
+        self._view[0] = now
 
     def advance(self, seconds: float) -> None:
         self.set(self.now() + seconds)
 
     def close(self) -> None:
+        self._view.release()
         self._map.close()

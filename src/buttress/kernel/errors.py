@@ -5,6 +5,8 @@ Codes are stable and part of the public API: a caller may branch on ``error.code
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class ButtressError(Exception):
     """Root of all errors. ``code`` is stable; ``fix`` says what to do and may be empty."""
@@ -18,6 +20,16 @@ class ButtressError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message} ({self.fix})" if self.fix else self.message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.args, self.__dict__.copy())
+
+
+def _rebuild(kind: type[ButtressError], args: tuple[Any, ...], state: dict[str, Any]) -> ButtressError:
+    """An error as it was, in another process: its constructor may take other arguments than it keeps."""
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(state)
+    return error
 
 
 class InvalidInput(ButtressError):
@@ -48,6 +60,18 @@ class Unavailable(ButtressError):
     code = "unavailable"
 
 
+class Uncertain(ButtressError):
+    """The answer to a commit was lost: whether it was written is not known. Ask by key before you act again."""
+
+    code = "uncertain"
+
+
+class RolledBack(ButtressError):
+    """A transaction that had failed inside was ended as if it had not: nothing of it was written."""
+
+    code = "rolled_back"
+
+
 class Stale(ButtressError):
     """A holder whose lease has passed to another (a lower fence). Its work must be thrown away, not retried."""
 
@@ -64,3 +88,15 @@ def shorten(value: object, limit: int = 60) -> str:
     """``repr`` cut to ``limit`` characters. For rules on values that are no secret; callers never pass one."""
     text = repr(value)
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def check_text(field: str, text: object, max_bytes: int) -> None:
+    """Raises InvalidInput unless it is Unicode text of 1 to ``max_bytes`` bytes without NUL. Its value is not shown."""
+    size = -1
+    if isinstance(text, str):
+        try:
+            size = len(text.encode())
+        except UnicodeEncodeError:
+            size = -1
+    if not 1 <= size <= max_bytes or "\0" in str(text):
+        raise InvalidInput(field, type(text).__name__, f"must be Unicode text of 1 to {max_bytes} bytes without NUL")

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from buttress.kernel.clock import Clock, SystemClock
-from buttress.kernel.errors import InvalidInput, Stale
+from buttress.kernel.errors import InvalidInput, Stale, check_text
 from buttress.kernel.failpoint import failpoint
 from buttress.kernel.store import Schema, Store, Tx
 
@@ -147,7 +147,7 @@ class SqlIdempotency:
         return New(fence + 1) if intent is None else Unknown(fence + 1, bytes(intent))
 
     def intend(self, key: str, fence: int, intent: bytes) -> None:
-        check_payload("intent", intent)
+        check_intent(intent)
 
         def write(tx: Tx) -> None:
             self._update(tx, "intent = ?", (intent,), key, fence)
@@ -221,7 +221,7 @@ class MemoryIdempotency:
             return New(entry.fence) if entry.intent is None else Unknown(entry.fence, entry.intent)
 
     def intend(self, key: str, fence: int, intent: bytes) -> None:
-        check_payload("intent", intent)
+        check_intent(intent)
         self._update(key, fence, lambda entry: replace(entry, intent=intent))
 
     def renew(self, key: str, fence: int, lease_s: float) -> None:
@@ -256,18 +256,22 @@ def stale(key: str, fence: int) -> Stale:
 
 
 def check_claim(key: str, fingerprint: bytes, lease_s: float) -> None:
-    """Raises InvalidInput for a key, fingerprint or lease outside the limits."""
-    if not isinstance(key, str) or not key or len(key.encode("utf-8", "surrogatepass")) > KEY_MAX_BYTES or "\0" in key:
-        raise InvalidInput("key", f"{type(key).__name__} of {len(key) if isinstance(key, str) else '?'}",
-                           f"must be text of 1 to {KEY_MAX_BYTES} bytes without NUL")
+    """Raises InvalidInput for a key, fingerprint or lease outside the limits. The key is not shown: it may be personal data."""
+    check_text("key", key, KEY_MAX_BYTES)
     if not isinstance(fingerprint, bytes) or len(fingerprint) > FINGERPRINT_MAX_BYTES:
         raise InvalidInput("fingerprint", type(fingerprint).__name__, f"must be at most {FINGERPRINT_MAX_BYTES} bytes")
     check_lease(lease_s)
 
 
 def check_lease(lease_s: float) -> None:
-    if not 0 < lease_s < 1e9:
-        raise InvalidInput("lease_s", lease_s, "must be above 0 and below 1e9 seconds")
+    if not isinstance(lease_s, int | float) or not 0 < lease_s < 1e9:
+        raise InvalidInput("lease_s", lease_s, "must be a number above 0 and below 1e9 seconds")
+
+
+def check_intent(intent: bytes) -> None:
+    if not isinstance(intent, bytes):
+        raise InvalidInput("intent", type(intent).__name__, "must be bytes")
+    check_payload("intent", intent)
 
 
 def check_payload(field: str, payload: bytes | None) -> None:
@@ -275,4 +279,3 @@ def check_payload(field: str, payload: bytes | None) -> None:
         raise InvalidInput(field, type(payload).__name__, "must be bytes or None")
     if payload is not None and len(payload) > PAYLOAD_MAX_BYTES:
         raise InvalidInput(field, f"{len(payload)} bytes", f"must be at most {PAYLOAD_MAX_BYTES} bytes: store the rest yourself")
-

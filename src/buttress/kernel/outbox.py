@@ -9,18 +9,21 @@ The receiver's side, ``Gaps``, turns the numbers that arrived into acknowledgeme
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import Protocol
+import bisect
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from buttress.kernel.clock import Clock
-from buttress.kernel.errors import InvalidInput, Stale
+from buttress.kernel.errors import InvalidInput, Stale, check_text
 from buttress.kernel.failpoint import failpoint
 from buttress.kernel.store import Schema, Store, Tx
 
 SEQ_BITS = 32
 SEQ_SPAN = 1 << SEQ_BITS
 PAYLOAD_MAX_BYTES = 1 << 20
+NOTE_MAX_BYTES = 65_536
 KEY_MAX_BYTES = 512
 
 
@@ -83,12 +86,15 @@ class Backlog:
 class Outbox(Protocol):
     """Messages committed with the state that caused them."""
 
-    def put(self, stream: str, key: str, payload: bytes, *, due: float | None = None) -> tuple[int, int]:
-        """Joins the open transaction. Returns (epoch, seq). The same key again in a stream is the same message."""
+    def put(self, stream: str, key: str, payload: bytes, *, due: float | None = None, lane: str | None = None) -> tuple[int, int]:
+        """Joins the open transaction. Returns (epoch, seq). The same key again in a stream is the same message.
+
+        Messages of one ``lane`` of a stream go out one after another, each when the one before is sent or dead.
+        """
         ...
 
-    def take(self, limit: int, lease_s: float) -> list[Message]:
-        """Up to ``limit`` messages that are due, held for ``lease_s`` seconds."""
+    def take(self, limit: int, lease_s: float, streams: Sequence[str] | None = None) -> list[Message]:
+        """Up to ``limit`` messages that are due (of those streams; None: of all), held for ``lease_s`` seconds."""
         ...
 
     def settle(self, message: Message, verdict: Verdict) -> None:
@@ -111,31 +117,38 @@ SCHEMA = Schema(
         """CREATE TABLE buttress_outbox (
              stream TEXT NOT NULL, epoch {int} NOT NULL, seq {int} NOT NULL, key TEXT NOT NULL, payload {bytes} NOT NULL,
              state TEXT NOT NULL, due {real}, attempt {int} NOT NULL, doubted {int} NOT NULL, fence {int} NOT NULL,
-             until {real} NOT NULL, note {bytes}, error TEXT, PRIMARY KEY (stream, epoch, seq), UNIQUE (stream, key))""",
+             until {real} NOT NULL, lane TEXT, note {bytes}, error TEXT, PRIMARY KEY (stream, epoch, seq), UNIQUE (stream, key))""",
         "CREATE INDEX buttress_outbox_due ON buttress_outbox (due) WHERE state = 'pending'",
+        "CREATE INDEX buttress_outbox_lane ON buttress_outbox (stream, lane, epoch, seq) WHERE state = 'pending' AND lane IS NOT NULL",
         """CREATE TABLE buttress_outbox_stream (
              stream TEXT PRIMARY KEY, epoch {int} NOT NULL, next_seq {int} NOT NULL)""",
     ),
 )
 
 
+# Of a lane only the oldest pending message may go out.
+_HEAD = ("(lane IS NULL OR NOT EXISTS (SELECT 1 FROM buttress_outbox b WHERE b.stream = a.stream AND b.lane = a.lane "
+         "AND b.state = 'pending' AND (b.epoch < a.epoch OR (b.epoch = a.epoch AND b.seq < a.seq))))")
+
+
 class SqlOutbox:
-    """On a Store (SQLite or Postgres). ``ordered`` holds a stream back behind its oldest pending message."""
+    """On a Store (SQLite or Postgres). ``ordered``: each stream is one lane, unless ``put`` names another."""
 
     def __init__(self, store: Store, *, ordered: bool = False, clock: Clock | None = None) -> None:
         self._store = store
-        self._ordered = ordered
+        self._lane = "" if ordered else None
         self._clock = clock or store.clock
         store.setup(SCHEMA)
 
-    def put(self, stream: str, key: str, payload: bytes, *, due: float | None = None) -> tuple[int, int]:
-        _check(stream, key, payload)
+    def put(self, stream: str, key: str, payload: bytes, *, due: float | None = None, lane: str | None = None) -> tuple[int, int]:
+        _check(stream, key, payload, lane)
+        due = self._clock.now() if due is None else _check_time("due", due)
         with self._store.transaction() as tx:
             epoch, seq = self._place(tx, stream)
             fresh = tx.execute(
-                "INSERT INTO buttress_outbox (stream, epoch, seq, key, payload, state, due, attempt, doubted, fence, until) "
-                "VALUES (?, ?, ?, ?, ?, 'pending', ?, 0, 0, 0, 0) ON CONFLICT (stream, key) DO NOTHING",
-                (stream, epoch, seq, key, payload, self._clock.now() if due is None else due),
+                "INSERT INTO buttress_outbox (stream, epoch, seq, key, payload, state, due, attempt, doubted, fence, until, lane) "
+                "VALUES (?, ?, ?, ?, ?, 'pending', ?, 0, 0, 0, 0, ?) ON CONFLICT (stream, key) DO NOTHING",
+                (stream, epoch, seq, key, payload, due, self._lane if lane is None else lane),
             )
             if not fresh:
                 row = tx.one("SELECT epoch, seq, payload FROM buttress_outbox WHERE stream = ? AND key = ?", (stream, key))
@@ -156,39 +169,47 @@ class SqlOutbox:
         assert row is not None
         return row[0], row[1]
 
-    def take(self, limit: int, lease_s: float) -> list[Message]:
-        if limit < 1 or lease_s <= 0:
+    def take(self, limit: int, lease_s: float, streams: Sequence[str] | None = None) -> list[Message]:
+        if limit < 1 or _check_time("lease_s", lease_s) <= 0:
             raise InvalidInput("limit, lease_s", (limit, lease_s), "must be at least 1, and above 0 seconds")
-        now = self._clock.now()
-        order = ("AND NOT EXISTS (SELECT 1 FROM buttress_outbox b WHERE b.stream = a.stream AND b.state = 'pending' "
-                 "AND (b.epoch < a.epoch OR (b.epoch = a.epoch AND b.seq < a.seq))) ") if self._ordered else ""
+        if streams is not None and not streams:
+            return []
+        only, names = _among("a.stream", streams)
         skip = " FOR UPDATE SKIP LOCKED" if self._store.dialect == "postgres" else ""
-        with self._store.transaction() as tx:
+
+        def work(tx: Tx) -> list[Message]:
+            now = self._clock.now()
             rows = tx.all(
                 "SELECT stream, epoch, seq, key, payload, attempt, doubted, fence, until FROM buttress_outbox a "
-                f"WHERE state = 'pending' AND due <= ? AND until <= ? {order}ORDER BY due, epoch, seq LIMIT ?{skip}",
-                (now, now, limit),
+                f"WHERE state = 'pending' AND due <= ? AND until <= ? {only}AND {_HEAD} ORDER BY due, epoch, seq LIMIT ?{skip}",
+                (now, now, *names, limit),
             )
-            taken = []
-            for stream, epoch, seq, key, payload, attempt, doubted, fence, until in rows:
-                lost = until > 0  # held before, and its holder never settled
-                message = Message(stream, epoch, seq, key, bytes(payload), attempt + 1, bool(doubted) or lost, fence + 1, now + lease_s)
-                tx.execute(
-                    "UPDATE buttress_outbox SET attempt = ?, doubted = ?, fence = ?, until = ? WHERE stream = ? AND epoch = ? AND seq = ?",
-                    (message.attempt, int(message.doubted), message.fence, message.until, stream, epoch, seq),
-                )
-                taken.append(message)
-        return taken
+            return [self._hold(tx, row, now + lease_s) for row in rows]
+
+        return self._store.submit(work)  # never inside a transaction: a lease that is rolled back would hide that it may be sent
+
+    @staticmethod
+    def _hold(tx: Tx, row: Sequence[Any], until: float) -> Message:
+        stream, epoch, seq, key, payload, attempt, doubted, fence, held_until = row
+        lost = held_until > 0  # held before, and its holder never settled
+        message = Message(stream, epoch, seq, key, bytes(payload), attempt + 1, bool(doubted) or lost, fence + 1, until)
+        tx.execute(
+            "UPDATE buttress_outbox SET attempt = ?, doubted = ?, fence = ?, until = ? WHERE stream = ? AND epoch = ? AND seq = ?",
+            (message.attempt, int(message.doubted), message.fence, until, stream, epoch, seq),
+        )
+        return message
 
     def settle(self, message: Message, verdict: Verdict) -> None:
+        if isinstance(verdict, Sent):
+            if not isinstance(verdict.note, bytes) or len(verdict.note) > NOTE_MAX_BYTES:
+                raise InvalidInput("note", type(verdict.note).__name__, f"must be bytes, at most {NOTE_MAX_BYTES}")
+            assign: tuple[str, tuple[object, ...]] = ("state = 'sent', due = NULL, until = 0, error = NULL, note = ?", (verdict.note,))
+        elif isinstance(verdict, Retry):
+            assign = ("due = ?, until = 0, error = ?, doubted = ?", (_check_time("due", verdict.due), _told(verdict.error), int(verdict.doubted)))
+        else:
+            assign = ("state = 'dead', due = NULL, until = 0, error = ?", (_told(verdict.error),))
         failpoint("outbox.settle")
         with self._store.transaction() as tx:
-            if isinstance(verdict, Sent):
-                assign: tuple[str, tuple[object, ...]] = ("state = 'sent', due = NULL, until = 0, error = NULL, note = ?", (verdict.note,))
-            elif isinstance(verdict, Retry):
-                assign = ("due = ?, until = 0, error = ?, doubted = ?", (verdict.due, verdict.error, int(verdict.doubted)))
-            else:
-                assign = ("state = 'dead', due = NULL, until = 0, error = ?", (verdict.error,))
             changed = tx.execute(
                 f"UPDATE buttress_outbox SET {assign[0]} WHERE stream = ? AND epoch = ? AND seq = ? AND fence = ? AND state = 'pending'",
                 (*assign[1], message.stream, message.epoch, message.seq, message.fence),
@@ -197,12 +218,12 @@ class SqlOutbox:
                 raise Stale(f"fence {message.fence} no longer holds this message", fix="drop the work: another sender has it")
 
     def backlog(self, stream: str | None = None) -> Backlog:
-        only, params = ("AND stream = ?", (stream,)) if stream is not None else ("", ())
+        only, params = _among("stream", None if stream is None else [stream])
         with self._store.transaction() as tx:
             counts: dict[str, int] = dict(tx.all(f"SELECT state, count(*) FROM buttress_outbox WHERE state <> 'sent' {only} GROUP BY state", params))
             first = tx.one(f"SELECT epoch, seq FROM buttress_outbox WHERE state <> 'sent' {only} ORDER BY epoch, seq LIMIT 1", params)
-            due = tx.one("SELECT min(CASE WHEN until > due THEN until ELSE due END) FROM buttress_outbox "
-                         f"WHERE state = 'pending' {only}", params)
+            due = tx.one("SELECT min(CASE WHEN until > due THEN until ELSE due END) FROM buttress_outbox a "
+                         f"WHERE state = 'pending' {only} AND {_HEAD}", params)
         return Backlog(counts.get("pending", 0), counts.get("dead", 0), (first[0], first[1]) if first else None, due[0] if due else None)
 
     def replay(self, stream: str, keys: Iterable[str] | None = None) -> int:
@@ -218,63 +239,103 @@ class SqlOutbox:
             )
 
 
-def _check(stream: str, key: str, payload: bytes) -> None:
-    for name, text in (("stream", stream), ("key", key)):
-        if not isinstance(text, str) or not text or len(text.encode()) > KEY_MAX_BYTES or "\0" in text:
-            raise InvalidInput(name, type(text).__name__, f"must be text of 1 to {KEY_MAX_BYTES} bytes without NUL")
+def _among(column: str, streams: Sequence[str] | None) -> tuple[str, tuple[str, ...]]:
+    """A condition and its parameters; no stream at all matches nothing."""
+    if streams is None:
+        return "", ()
+    return f"AND {column} IN ({', '.join('?' * len(streams)) or 'NULL'}) ", tuple(streams)
+
+
+def _check(stream: str, key: str, payload: bytes, lane: str | None) -> None:
+    check_text("stream", stream, KEY_MAX_BYTES)
+    check_text("key", key, KEY_MAX_BYTES)
+    if lane:
+        check_text("lane", lane, KEY_MAX_BYTES)
     if not isinstance(payload, bytes) or len(payload) > PAYLOAD_MAX_BYTES:
         raise InvalidInput("payload", type(payload).__name__, f"must be bytes, at most {PAYLOAD_MAX_BYTES}")
 
 
-@dataclass
+def _check_time(field: str, seconds: float) -> float:
+    if not isinstance(seconds, int | float) or not math.isfinite(seconds):
+        raise InvalidInput(field, seconds, "must be a finite number of seconds")
+    return seconds
+
+
+def _told(error: str) -> str:
+    """Any error text as every engine can store it: Unicode, without NUL, at most 2,000 characters."""
+    return error[:2000].replace("\0", "\ufffd").encode("utf-8", "replace").decode()
+
+
 class Gaps:
     """The receiver's account of one stream and epoch: which numbers arrived, as ranges, and which are missing.
 
-    ``ranges`` are inclusive, in serial order, apart from each other. Bounded: a number further than ``window`` ahead of the
-    oldest gap is refused (InvalidInput), so that a sender cannot make the receiver remember without end.
+    Distances are measured from the first gap, so the account goes on for ever (RFC 1982). Bounded: a number ``window`` or
+    more ahead of the first gap is refused (InvalidInput), so that a sender cannot make the receiver remember without end.
     """
 
-    start: int = 0
-    window: int = 1 << 20
-    ranges: list[tuple[int, int]] = field(default_factory=list)
+    def __init__(self, start: int = 0, window: int = 1 << 20, ranges: Iterable[tuple[int, int]] = ()) -> None:
+        if not 0 <= start < SEQ_SPAN or not 1 <= window <= SEQ_SPAN // 2 - 1:
+            raise InvalidInput("start, window", (start, window), f"must be 0 to {SEQ_SPAN - 1}, and 1 to {SEQ_SPAN // 2 - 1}")
+        self.start = start
+        self.window = window
+        self._first = start  # all before it arrived; counted without wrapping
+        self._lows: list[int] = []  # what arrived beyond the first gap, as ranges, sorted, apart from each other
+        self._highs: list[int] = []
+        for low, high in ranges:
+            at = self._absolute(low)
+            self._put(at, at + (high - low) % SEQ_SPAN)
+
+    @property
+    def ranges(self) -> list[tuple[int, int]]:
+        """What arrived, inclusive, in serial order. What lies more than half the numbers back is left out."""
+        spans = list(zip(self._lows, self._highs, strict=True))
+        if self._first > self.start:
+            spans.insert(0, (max(self.start, self._first - SEQ_SPAN // 2), self._first - 1))
+        return [(low % SEQ_SPAN, high % SEQ_SPAN) for low, high in spans]
 
     def add(self, seq: int) -> bool:
         """Takes a number in. False: it was there already (a duplicate)."""
-        if not 0 <= seq < SEQ_SPAN:
+        if not isinstance(seq, int) or not 0 <= seq < SEQ_SPAN:
             raise InvalidInput("seq", seq, f"must be 0 to {SEQ_SPAN - 1}")
-        offset = (seq - self.start) % SEQ_SPAN
-        if offset >= SEQ_SPAN // 2:
-            return False  # before the start: acknowledged long ago
-        if offset >= self._first_gap() + self.window:
-            raise InvalidInput("seq", seq, f"is more than {self.window} ahead of the oldest gap")
-        spans = [((a - self.start) % SEQ_SPAN, (b - self.start) % SEQ_SPAN) for a, b in self.ranges]
-        if any(a <= offset <= b for a, b in spans):
+        at = self._absolute(seq)
+        if at < self._first:
             return False
-        spans.append((offset, offset))
-        spans.sort()
-        merged: list[tuple[int, int]] = []
-        for a, b in spans:
-            if merged and a == merged[-1][1] + 1:
-                merged[-1] = (merged[-1][0], b)
-            else:
-                merged.append((a, b))
-        self.ranges = [((a + self.start) % SEQ_SPAN, (b + self.start) % SEQ_SPAN) for a, b in merged]
+        if at >= self._first + self.window:
+            raise InvalidInput("seq", seq, f"is {self.window} or more ahead of the oldest gap")
+        index = bisect.bisect_right(self._lows, at) - 1
+        if index >= 0 and at <= self._highs[index]:
+            return False
+        self._put(at, at)
         return True
 
     def missing(self, up_to: int | None = None) -> list[tuple[int, int]]:
         """The holes, inclusive; up to ``up_to`` where the sender's own high mark is known, else up to the highest seen."""
-        spans = [((a - self.start) % SEQ_SPAN, (b - self.start) % SEQ_SPAN) for a, b in self.ranges]
-        end = (up_to - self.start) % SEQ_SPAN if up_to is not None else (spans[-1][1] if spans else -1)
-        holes, at = [], 0
-        for a, b in spans:
-            if a > at:
-                holes.append((at, min(a - 1, end)))
-            at = b + 1
+        end = (self._highs[-1] if self._highs else self._first - 1) if up_to is None else self._absolute(up_to)
+        holes, at = [], self._first
+        for low, high in zip(self._lows, self._highs, strict=True):
+            if at <= min(low - 1, end):
+                holes.append((at, min(low - 1, end)))
+            at = high + 1
         if at <= end:
             holes.append((at, end))
-        return [((a + self.start) % SEQ_SPAN, (b + self.start) % SEQ_SPAN) for a, b in holes if a <= end]
+        return [(low % SEQ_SPAN, high % SEQ_SPAN) for low, high in holes]
 
-    def _first_gap(self) -> int:
-        if not self.ranges or self.ranges[0][0] != self.start:
-            return 0
-        return (self.ranges[0][1] - self.start) % SEQ_SPAN + 1
+    def _absolute(self, seq: int) -> int:
+        """Without wrapping: the one within half the numbers of the first gap."""
+        ahead = (seq - self._first) % SEQ_SPAN
+        return self._first + (ahead if ahead < SEQ_SPAN // 2 else ahead - SEQ_SPAN)
+
+    def _put(self, low: int, high: int) -> None:
+        index = bisect.bisect_left(self._lows, low)
+        if index > 0 and self._highs[index - 1] == low - 1:
+            index -= 1
+            low = self._lows[index]
+            del self._lows[index], self._highs[index]
+        if index < len(self._lows) and self._lows[index] == high + 1:
+            high = self._highs[index]
+            del self._lows[index], self._highs[index]
+        if low == self._first:
+            self._first = high + 1
+        else:
+            self._lows.insert(index, low)
+            self._highs.insert(index, high)

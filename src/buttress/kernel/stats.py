@@ -48,8 +48,8 @@ def quantile(samples: Sequence[float], q: float = 0.5, confidence: float = 0.95)
 
     A median needs 6 samples; the 99th percentile 368.
     """
-    if not 0 < q < 1:
-        raise InvalidInput("q", q, "must be between 0 and 1")
+    if any(math.isnan(value) for value in samples):
+        raise InvalidInput("samples", "NaN", "must be numbers")
     ordered = sorted(samples)
     n = len(ordered)
     ranks = quantile_ranks(n, q, confidence)
@@ -64,6 +64,8 @@ def quantile(samples: Sequence[float], q: float = 0.5, confidence: float = 0.95)
 
 def quantile_ranks(n: int, q: float, confidence: float = 0.95) -> tuple[int, int] | None:
     """Ranks (from 1) whose order statistics enclose the quantile: each tail of the binomial holds at most (1 - confidence) / 2."""
+    _check_unit("q", q)
+    _check_unit("confidence", confidence)
     tail = (1 - confidence) / 2
     if n < 1 or q**n > tail or (1 - q) ** n > tail:
         return None
@@ -134,5 +136,9 @@ def _log_binomial(n: int, k: int) -> float:
 def _check_counts(hits: int, n: int, confidence: float) -> None:
     if n < 1 or not 0 <= hits <= n:
         raise InvalidInput("hits, n", (hits, n), "must be 0 <= hits <= n, n at least 1")
-    if not 0 < confidence < 1:
-        raise InvalidInput("confidence", confidence, "must be between 0 and 1")
+    _check_unit("confidence", confidence)
+
+
+def _check_unit(field: str, value: float) -> None:
+    if not 0 < value < 1:
+        raise InvalidInput(field, value, "must be between 0 and 1")

@@ -74,6 +74,7 @@ class Scenario:
     """One way of loading a subject. Each fault case is a trial of its own, after one clean enumerating trial of the same size.
 
     ``virtual`` False: on the machine's clock. ``processes``: needs a process (crash, pause, memory); else in-process.
+    ``roles``: who takes part (empty: all).
     """
 
     name: str
@@ -81,7 +82,7 @@ class Scenario:
     faults: tuple[Fault, ...] = ()
     virtual: bool = True
     processes: bool = False
-    label: str = ""
+    roles: tuple[Role, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,7 @@ class Claim:
     """A measure and its bar: ``== 0``, ``>= 10``, ``< 20``, ``5.8..7.8``. ``over``: the ratio to that subject's measure.
 
     ``needs`` are capabilities of machine and subject without which it is unknown (``crash``, ``virtual``, ``redis``).
+    ``about`` a subject other than the judged one, e.g. ours on another store (left out when yours is judged).
     ``scale`` full: deferred at quick. ``speed``: counts only where the correctness claims of its subject pass.
     ``perfect`` gives what a perfect subject would measure at a size; a house test judges it, so that no claim is hopeless.
     """
@@ -139,6 +141,7 @@ class Claim:
     needs: tuple[str, ...] = ()
     scale: Literal["quick", "full"] = "quick"
     speed: bool = False
+    about: str = ""
     perfect: Callable[[Any], Measured] | None = None
 
 

@@ -26,7 +26,6 @@ import os
 import select
 import signal
 import socket
-import struct
 import sys
 import threading
 import time
@@ -46,11 +45,10 @@ class MappedClock:
 
     def __init__(self, path: str) -> None:
         with open(path, "rb") as file:
-            self._map = mmap.mmap(file.fileno(), 8, access=mmap.ACCESS_READ)
+            self._view = memoryview(mmap.mmap(file.fileno(), 8, access=mmap.ACCESS_READ)).cast("d")
 
     def now(self) -> float:
-        value: float = struct.unpack_from("<d", self._map, 0)[0]
-        return value
+        return float(self._view[0])
 
 
 class MachineClock:

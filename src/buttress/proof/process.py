@@ -164,6 +164,7 @@ class SubjectProcess:
         self._killed = False
         self._early: dict[int, dict[str, Any]] = {}
         self._next_id = 0
+        self._unanswered: list[int | None] = []
         self.marks: list[dict[str, Any]] = []
         self.evidence: Callable[[], bool] = lambda: False  # of a kill from outside, e.g. strace's own log
         self._dead: int | None = None
@@ -213,7 +214,7 @@ class SubjectProcess:
 
     # -- calling
 
-    def hello(self, calls: Sequence[str], port: str) -> None:
+    def hello(self, calls: Sequence[str], port: Callable[[], str]) -> None:
         """Starts the factory. Raises UsageError when a method of the port is missing, FactoryFailed when it raised."""
         try:
             answer = self._answer(self._send("hello", {"calls": list(calls)}, tag=False), START_TIMEOUT_S)
@@ -226,7 +227,7 @@ class SubjectProcess:
         there = answer.get("ok")
         missing = [name for name in calls if name not in there] if isinstance(there, list) else list(calls)
         if missing:
-            raise UsageError(f"{self.name} lacks {', '.join(missing)}", fix=f"the port is:\n{port}")
+            raise UsageError(f"{self.name} lacks {', '.join(missing)}", fix=f"the port is:\n{port()}")
 
     def call(self, name: str, args: Mapping[str, Any], timeout_s: float = CALL_TIMEOUT_S) -> Any:
         return self._value(self._answer(self._send(name, args, tag=False), timeout_s))
@@ -237,8 +238,9 @@ class SubjectProcess:
         return [self._answer(number, timeout_s) for number in ids]
 
     def finish_paused(self, timeout_s: float = CALL_TIMEOUT_S) -> Any:
-        """After ``resume``: the answer of the call that the pause interrupted."""
-        return self._value(self._answer(None, timeout_s))
+        """After ``resume``: waits for all calls that the pause interrupted; the answer of the last one."""
+        answers = [self._answer(number, timeout_s) for number in list(self._unanswered)]
+        return self._value(answers[-1]) if answers else None
 
     def hits(self) -> dict[str, int]:
         answer = self._answer(self._send("_hits", {}, tag=False), CALL_TIMEOUT_S)
@@ -255,6 +257,7 @@ class SubjectProcess:
         if tag:
             self._next_id += 1
             request["id"] = number = self._next_id
+        self._unanswered.append(number)
         line = json.dumps(request, separators=(",", ":")).encode() + b"\n"
         if len(line) > LINE_MAX_BYTES:
             raise SubjectBroken(f"the call {name} has {len(line)} bytes, more than {LINE_MAX_BYTES}")
@@ -267,6 +270,11 @@ class SubjectProcess:
         return number
 
     def _answer(self, number: int | None, timeout_s: float) -> dict[str, Any]:
+        answer = self._await(number, timeout_s)
+        self._unanswered.remove(number)
+        return answer
+
+    def _await(self, number: int | None, timeout_s: float) -> dict[str, Any]:
         if number is not None and number in self._early:
             return self._early.pop(number)
         deadline = time.monotonic() + timeout_s

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -74,7 +75,7 @@ def run(proof: Proof, folder: Path, options: Options) -> Outcome:
     judged = options.subject.name if options.subject else _ours(proof)
     writer = HistoryWriter(folder / "history.jsonl.gz")
     warm = Warm(folder / "fork-server.log")
-    runner = _Runner(proof, options, size, subjects, folder, writer, warm)
+    runner = _Runner(proof, options, size, subjects, folder, writer, warm, memory=_memory_folder())
     try:
         with machine(exclusive=False):
             if proof.inputs is not None:
@@ -97,6 +98,8 @@ def run(proof: Proof, folder: Path, options: Options) -> Outcome:
     finally:
         warm.close()
         writer.close()
+        if runner.memory is not None:
+            shutil.rmtree(runner.memory, ignore_errors=True)
     histories = runner.check(writer.path)
     races.measure(laps, runner.evidence, judged)
     claims = _judged_claims(proof, options)
@@ -127,6 +130,7 @@ class _Runner:
     errors: list[str] = field(default_factory=list)
     voids: set[int] = field(default_factory=set)
     trials: int = 0
+    memory: Path | None = None  # where trials in virtual time live: a kill -9 leaves the page cache, so a disk adds nothing but waiting
     _probed: dict[str, Capability] = field(default_factory=dict)
 
     def there(self, name: str) -> Capability:
@@ -143,7 +147,7 @@ class _Runner:
         missing: dict[str, str] = {}
         for name, why in _lacks(subject).items():
             missing[name] = why
-        for need in {n for claim in self.proof.claims for n in claim.needs} - set(missing) - {"virtual"}:
+        for need in {n for claim in self.proof.claims for n in claim.needs} - set(missing) - set(HOSTING):
             found = self.there(need)
             if not found.there:
                 missing[need] = found.reason + (f"; {found.provide}" if found.provide else "")
@@ -153,7 +157,7 @@ class _Runner:
 
     def scenario(self, scenario: Scenario, subject: Subject) -> None:
         evidence = self.evidence[subject.name]
-        if evidence.absent or (scenario.virtual and "virtual" in evidence.missing):
+        if (scenario.roles and subject.role not in scenario.roles) or evidence.absent or (scenario.virtual and "virtual" in evidence.missing):
             return
         hits = self.trial(scenario, subject, Case("clean"))
         if hits is None:
@@ -185,6 +189,7 @@ class _Runner:
         tally.setdefault("cases", {})[case.label] = tally.get("cases", {}).get(case.label, 0) + int(self.last_hit)
 
     last_hit: bool = False
+    started: set[str] = field(default_factory=set)
 
     def can(self, fault: Any, evidence: verdict.Evidence) -> bool:
         return all(need not in evidence.missing and self.there(need).there for need in fault.needs)
@@ -210,20 +215,28 @@ class _Runner:
                 scenario.drive(trial)
         except UsageError:
             raise
-        except FactoryFailed as error:
-            evidence.absent = error.message
-            self.voids.add(trial.number)
-            self.errors.append(f"{subject.name}: {error.message}")
-            return None
         except Exception as error:
+            if isinstance(error, FactoryFailed) and subject.name not in self.started:  # it never ran: that is no void trial
+                evidence.absent = error.message
+                self.voids.add(trial.number)
+                self.errors.append(f"{subject.name}: {error.message}")
+                return None
             line = f"{scenario.name} · {case.label}: {type(error).__name__}: {error}"
             evidence.voids.append(line)  # type: ignore[attr-defined]
             self.voids.add(trial.number)
             self.errors.append(f"{subject.name} · {line}")
             self.writer.write({"trial": trial.number, "kind": "end", "void": line})
+            trial.keep(self.folder / f"trial-{trial.number}")
             self.last_hit = trial.hit
             return None
         self.last_hit = trial.hit
+        self.started.add(subject.name)
+        for name, number in trial.made.items():
+            tally = self.faults.setdefault(name, {"armed": 0, "hit": 0})
+            tally["armed"] += number
+            tally["hit"] += number
+            by = tally.setdefault("by", {}).setdefault(subject.name, [0, 0])
+            by[0], by[1] = by[0] + number, by[1] + number
         trial.discard()
         return trial.hits
 
@@ -233,8 +246,9 @@ class _Runner:
             in_process = not scenario.processes and not (isinstance(subject.factory, str) and subject.factory.startswith("cmd:"))
         if not in_process and callable(subject.factory):
             raise UsageError(f"{subject.name}: a callable cannot be hosted in a process of its own", fix="name it as module:attribute")
+        base = self.memory if self.memory is not None and scenario.virtual else self.folder
         return Trial(self.proof, subject, scenario, case, number=self.trials, size=self.size, seed=self.options.seed,
-                     folder=self.folder / f"trial-{self.trials}", writer=self.writer, warm=self.warm, inputs=self.inputs,
+                     folder=base / f"trial-{self.trials}", writer=self.writer, warm=self.warm, inputs=self.inputs,
                      in_process=in_process, trace=trace)
 
     @contextlib.contextmanager
@@ -271,10 +285,25 @@ class _Runner:
         return histories
 
 
+def _memory_folder() -> Path | None:
+    """A folder in memory, where the machine has one with room to spare."""
+    shm = Path("/dev/shm")
+    try:
+        room = os.statvfs(shm)
+        if room.f_bavail * room.f_frsize < 512 << 20:
+            return None
+        return Path(tempfile.mkdtemp(prefix="buttress-", dir=shm))
+    except OSError:
+        return None
+
+
 def _laps(size: Any) -> int:
     """A size may say how many laps its races take; 15 give a median an interval that is worth having."""
     laps: int = getattr(size, "laps", 15)
     return laps
+
+
+HOSTING = ("virtual", "failpoints")  # what a way of hosting can show or not; nothing to probe on the machine
 
 
 def hosted(subject: Subject) -> str:

@@ -35,6 +35,7 @@ from buttress.proof.process import (
     SubjectPaused,
     SubjectProcess,
     UsageError,
+    cpu_s,
     split_command,
 )
 
@@ -101,7 +102,9 @@ class Trial:
         self._tags: dict[str, int] = {}
         self.hit = not case.failpoints
         self.hits: dict[str, int] = {}
-        self.facts_on = True
+        self.outside: Any = None  # what the proof's world hands to its driver
+        self.made: dict[str, int] = {}  # faults that the workload made itself
+        self._charged: list[int] = []
         folder.mkdir(parents=True)
         (folder / "state").mkdir()
         if scenario.virtual:
@@ -164,6 +167,7 @@ class Trial:
 
     def fault(self, name: str, **fields: Any) -> None:
         """A fault that the workload makes itself; counted like the others, armed and hit."""
+        self.made[name] = self.made.get(name, 0) + 1
         self._write("fault", name=name, armed=1, hit=1, **fields)
 
     @contextlib.contextmanager
@@ -176,7 +180,11 @@ class Trial:
 
     def cpu_s(self) -> float:
         """CPU seconds so far of the subject and its servers."""
-        return sum(running.cpu_s() for running in self._hosts.values())
+        return sum(running.cpu_s() for running in self._hosts.values()) + sum(cpu_s(pid) for pid in self._charged)
+
+    def charge(self, pid: int) -> None:
+        """A server that works for the subject: its CPU counts as the subject's."""
+        self._charged.append(pid)
 
     def rss_peak_bytes(self, worker: int = 0) -> int:
         return self._hosts[worker].rss_peak_bytes()
@@ -207,6 +215,12 @@ class Trial:
                 self.hits[name] = _most_calls(self._folder, at.split(","))
         if isinstance(self.clock, VirtualClock):
             self.clock.close()
+
+    def keep(self, place: Path) -> None:
+        """Moves a void trial's folder to where it can be looked at."""
+        if place != self._folder:
+            shutil.copytree(self._folder, place, dirs_exist_ok=True, ignore_dangling_symlinks=True)
+            self.discard()
 
     def discard(self) -> None:
         """Removes the trial's folder; a void one is kept to be looked at."""
@@ -246,7 +260,7 @@ class Trial:
             process.evidence = lambda: _was_struck(self._folder)
         self._hosts[worker] = process  # so that it is closed when hello fails
         try:
-            process.hello(self._calls, inspect.getsource(self.proof.port))
+            process.hello(self._calls, lambda: inspect.getsource(self.proof.port))
         except SubjectDied:  # killed inside its factory, as planned: once more, without the plan
             self._hit_from(process)
             process.close()
@@ -475,7 +489,7 @@ def _was_struck(folder: Path) -> bool:
     calls = (*SYNC_CALLS.split(","), *WRITE_CALLS.split(","))
     for file in folder.glob("strace.*"):
         lines = file.read_text(errors="replace").splitlines()
-        cut = any(line.rstrip().endswith("= ?") and line.partition(" ")[2].strip().split("(", 1)[0] in calls for line in lines)
+        cut = any(("= ?" in line or "<unfinished" in line) and any(f" {call}(" in line or f"{call} resumed" in line for call in calls) for line in lines)
         if cut and any("killed by SIGKILL" in line for line in lines):
             return True
     return False

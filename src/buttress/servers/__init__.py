@@ -11,13 +11,13 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from buttress.servers.postgres import Postgres, postgres
+from buttress.servers.postgres import Postgres, postgres, shared_postgres
 from buttress.servers.postgres import available as _postgres
 from buttress.servers.process import NotThere
 from buttress.servers.redis import Redis, redis
 from buttress.servers.redis import available as _redis
 
-__all__ = ["SERVERS", "NotThere", "Postgres", "Redis", "data", "postgres", "redis", "server_capability"]
+__all__ = ["SERVERS", "NotThere", "Postgres", "Redis", "data", "postgres", "redis", "server_capability", "shared_postgres"]
 
 Answer = tuple[bool, str, str]  # there, why, the command that would provide it
 _PROBES: Mapping[str, Callable[[], Answer]] = {"postgres": _postgres, "redis": _redis}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import glob
 import importlib.util
@@ -95,6 +96,18 @@ def postgres(*, durable: bool = True) -> Iterator[Postgres]:
         yield Postgres(url, server)
     finally:
         server.remove()
+
+
+_shared: list[Postgres] = []
+
+
+def shared_postgres() -> Postgres:
+    """One server for this whole process, started at the first call and ended with the process; take a ``database()`` of it."""
+    if not _shared:
+        stack = contextlib.ExitStack()
+        _shared.append(stack.enter_context(postgres()))
+        atexit.register(stack.close)
+    return _shared[0]
 
 
 def _healthy(url: str) -> bool:

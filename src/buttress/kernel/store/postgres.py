@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 import re
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from buttress.kernel.clock import Clock
-from buttress.kernel.errors import ButtressError, InvalidInput, MissingExtra, SchemaMismatch, Unavailable
+from buttress.kernel.errors import ButtressError, InvalidInput, MissingExtra, RolledBack, SchemaMismatch, Unavailable, Uncertain
 from buttress.kernel.failpoint import failpoint
 from buttress.kernel.store import SCHEMA_TABLE, TYPES, Dialect, Row, Schema, Tx
 
@@ -34,21 +35,32 @@ def to_psycopg(sql: str) -> str:
 
 
 class PostgresTx:
-    """A transaction on one psycopg connection."""
+    """A transaction on one psycopg connection. Rows are tuples, whatever the connection's owner set."""
 
     dialect: Dialect = "postgres"
 
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
+        from psycopg.rows import tuple_row
+
         self.connection = connection
+        self._cursor = connection.cursor(row_factory=tuple_row)
 
     def execute(self, sql: str, params: Sequence[Any] = ()) -> int:
-        return self.connection.execute(to_psycopg(sql), params).rowcount
+        return self._cursor.execute(to_psycopg(sql), params).rowcount
 
     def one(self, sql: str, params: Sequence[Any] = ()) -> Row | None:
-        return self.connection.execute(to_psycopg(sql), params).fetchone()
+        return self._cursor.execute(to_psycopg(sql), params).fetchone()
 
     def all(self, sql: str, params: Sequence[Any] = ()) -> list[Row]:
-        return self.connection.execute(to_psycopg(sql), params).fetchall()
+        return self._cursor.execute(to_psycopg(sql), params).fetchall()
+
+
+class _Handle:
+    """One thread's connection. When the thread ends, so does this, and the connection is closed."""
+
+    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+        self.connection = connection
+        self.close = weakref.finalize(self, connection.close)
 
 
 class DatabaseClock:
@@ -80,7 +92,7 @@ class PostgresStore:
         self._timeout_s = timeout_s
         self.clock: Clock = clock or DatabaseClock(self)
         self._local = threading.local()
-        self._connections: list[psycopg.Connection[Any]] = []
+        self._handles: weakref.WeakSet[_Handle] = weakref.WeakSet()
         self._lock = threading.Lock()
         self._pid = os.getpid()
         self._closed = False
@@ -94,17 +106,17 @@ class PostgresStore:
             raise ButtressError("this store was opened before a fork", fix="open the store in the process that uses it")
         if self._closed:
             raise Unavailable("the store is closed")
-        connection: psycopg.Connection[Any] | None = getattr(self._local, "connection", None)
-        if connection is None or connection.closed:
+        handle: _Handle | None = getattr(self._local, "handle", None)
+        if handle is None or handle.connection.closed:
             try:
                 connection = psycopg.connect(self._dsn, autocommit=True, connect_timeout=max(2, int(self._timeout_s)))
                 connection.execute(f"SET lock_timeout = {int(self._timeout_s * 1000)}")
             except psycopg.Error as error:
                 raise Unavailable(f"Postgres: {type(error).__name__}", fix="is the server up, and the DSN right?") from error
-            self._local.connection = connection
+            self._local.handle = handle = _Handle(connection)
             with self._lock:
-                self._connections.append(connection)
-        return connection
+                self._handles.add(handle)
+        return handle.connection
 
     def setup(self, *schemas: Schema) -> None:
         with self.transaction() as tx:
@@ -140,29 +152,36 @@ class PostgresStore:
         except psycopg.Error as error:
             raise _unavailable(error) from error
         self._local.tx = PostgresTx(connection)
+        committing = False
         try:
             yield self._local.tx
+            failpoint("store.commit")
+            committing = True
+            done = connection.execute("COMMIT")
+            if done.statusmessage != "COMMIT":  # the server says ROLLBACK, and no error, where a statement before had failed
+                raise RolledBack("a statement of this transaction had failed, so all of it was rolled back", fix="let that error pass")
         except BaseException as error:
-            if not connection.closed:
-                try:
-                    connection.execute("ROLLBACK")
-                except psycopg.Error:
-                    connection.close()
+            lost = connection.closed or connection.broken
+            if not lost:
+                self._rollback(connection)
+            if committing and lost:
+                raise Uncertain(f"Postgres: {type(error).__name__} during COMMIT: whether it was written is not known",
+                                fix="ask by key before you act again") from error
             if isinstance(error, psycopg.OperationalError):
                 raise _unavailable(error) from error
             raise
-        else:
-            failpoint("store.commit")
-            try:
-                connection.execute("COMMIT")
-            except psycopg.Error as error:
-                if connection.closed:  # the answer to COMMIT was lost with the connection
-                    raise Unavailable(f"Postgres: {type(error).__name__} during COMMIT",
-                                      fix="whether it was written is not known: ask by key before you act again") from error
-                raise _unavailable(error) from error
-            failpoint("store.committed")
         finally:
             self._local.tx = None
+        failpoint("store.committed")
+
+    @staticmethod
+    def _rollback(connection: psycopg.Connection[Any]) -> None:
+        import psycopg
+
+        try:
+            connection.execute("ROLLBACK")
+        except psycopg.Error:
+            connection.close()
 
     @contextmanager
     def join(self, connection: Any) -> Iterator[Tx]:
@@ -190,10 +209,9 @@ class PostgresStore:
 
     def close(self) -> None:
         with self._lock:
-            connections, self._connections = self._connections, []
-            self._closed = True
-        for connection in connections:
-            connection.close()
+            handles, self._closed = list(self._handles), True
+        for handle in handles:
+            handle.close()
 
 
 def _unavailable(error: Exception) -> Unavailable:

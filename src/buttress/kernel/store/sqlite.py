@@ -10,8 +10,10 @@ import os
 import queue
 import sqlite3
 import threading
+import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -26,22 +28,35 @@ SQLITE_VERSION = sqlite3.sqlite_version
 
 
 class SqliteTx:
-    """A transaction on one SQLite connection."""
+    """A transaction on one SQLite connection. Rows are tuples, whatever the connection's owner set."""
 
     dialect: Dialect = "sqlite"
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.connection = connection
 
+    def _run(self, sql: str, params: Sequence[Any]) -> sqlite3.Cursor:
+        cursor = self.connection.cursor()
+        cursor.row_factory = None
+        return cursor.execute(sql, params)
+
     def execute(self, sql: str, params: Sequence[Any] = ()) -> int:
-        return self.connection.execute(sql, params).rowcount
+        return self._run(sql, params).rowcount
 
     def one(self, sql: str, params: Sequence[Any] = ()) -> Row | None:
-        row: Row | None = self.connection.execute(sql, params).fetchone()
+        row: Row | None = self._run(sql, params).fetchone()
         return row
 
     def all(self, sql: str, params: Sequence[Any] = ()) -> list[Row]:
-        return self.connection.execute(sql, params).fetchall()
+        return self._run(sql, params).fetchall()
+
+
+class _Handle:
+    """One thread's connection. When the thread ends, so does this, and the connection is closed."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.connection = connection
+        self.close = weakref.finalize(self, connection.close)
 
 
 class SqliteStore:
@@ -60,22 +75,26 @@ class SqliteStore:
             raise InvalidInput("path", self.path, "must be a file: a store in memory keeps no promise")
         self.clock = clock or SystemClock()
         self.busy_timeout_s = busy_timeout_s
-        self._lock = threading.Lock()
+        self._write_lock = threading.Lock()
+        self._state_lock = threading.Lock()
         self._local = threading.local()
-        self._connections: list[sqlite3.Connection] = []
+        self._handles: weakref.WeakSet[_Handle] = weakref.WeakSet()
         self._writer: _Writer | None = None
         self._pid = os.getpid()
         self._closed = False
 
     # -- connections
 
-    def _connection(self) -> sqlite3.Connection:
+    def _check_usable(self) -> None:
         if os.getpid() != self._pid:
             raise ButtressError("this store was opened before a fork", fix="open the store in the process that uses it")
         if self._closed:
             raise Unavailable(f"the store {os.path.basename(self.path)} is closed")
-        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
-        if connection is None:
+
+    def _connection(self) -> sqlite3.Connection:
+        self._check_usable()
+        handle: _Handle | None = getattr(self._local, "handle", None)
+        if handle is None:
             try:
                 connection = sqlite3.connect(self.path, timeout=self.busy_timeout_s, isolation_level=None,
                                              check_same_thread=False, cached_statements=256)
@@ -85,21 +104,24 @@ class SqliteStore:
                 connection.execute("PRAGMA foreign_keys=ON")
             except sqlite3.Error as error:
                 raise _unavailable(error) from error
-            self._local.connection = connection
-            with self._lock_list():
-                self._connections.append(connection)
-        return connection
+            self._local.handle = handle = _Handle(connection)
+            with self._state_lock:
+                self._handles.add(handle)
+        return handle.connection
 
-    @staticmethod
-    def _to_wal(connection: sqlite3.Connection) -> None:
-        """Asks before it switches: the switch wants an exclusive lock, and two first openers would collide."""
-        if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
-            connection.execute("PRAGMA journal_mode=WAL")
-
-    _list_lock = threading.Lock()
-
-    def _lock_list(self) -> threading.Lock:
-        return self._list_lock
+    def _to_wal(self, connection: sqlite3.Connection) -> None:
+        """The switch does not call SQLite's busy handler: where another opener is at work it is tried again until the timeout."""
+        deadline = time.monotonic() + self.busy_timeout_s
+        while True:
+            try:
+                if connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal":
+                    return
+                connection.execute("PRAGMA journal_mode=WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if not _is(error, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED) or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.002)
 
     # -- the protocol
 
@@ -120,7 +142,7 @@ class SqliteStore:
             yield current
             return
         connection = self._connection()
-        if not self._lock.acquire(timeout=self.busy_timeout_s):
+        if not self._write_lock.acquire(timeout=self.busy_timeout_s):
             raise Unavailable("the store is busy: another thread holds the write lock", fix="try again")
         try:
             _begin(connection)
@@ -128,15 +150,18 @@ class SqliteStore:
             self._local.tx = tx
             try:
                 yield tx
-            except BaseException:
+                failpoint("store.commit")
+                connection.execute("COMMIT")
+            except BaseException as error:
                 _rollback(connection)
+                if isinstance(error, sqlite3.OperationalError) and _is(error, *PASSING):
+                    raise _unavailable(error) from error
                 raise
-            else:
-                _commit(connection)
             finally:
                 self._local.tx = None
         finally:
-            self._lock.release()
+            self._write_lock.release()
+        failpoint("store.committed")
 
     @contextmanager
     def join(self, connection: Any) -> Iterator[Tx]:
@@ -156,24 +181,25 @@ class SqliteStore:
     def submit(self, work: Callable[[Tx], T]) -> T:
         if getattr(self._local, "tx", None) is not None:
             raise ButtressError("submit inside a transaction would wait for itself", fix="use the open transaction")
-        with self._lock_list():
-            if self._closed:
-                raise Unavailable("the store is closed")
+        with self._state_lock:
+            self._check_usable()
             if self._writer is None:
                 self._writer = _Writer(self)
-        return self._writer.submit(work)
+            writer = self._writer
+        return writer.submit(work)
 
     def close(self) -> None:
-        with self._lock_list():
-            writer, self._writer = self._writer, None
-            connections, self._connections = self._connections, []
+        with self._state_lock:
             was_closed, self._closed = self._closed, True
+            writer = self._writer
         if was_closed or os.getpid() != self._pid:
             return
         if writer is not None:
             writer.stop()
-        for connection in connections:
-            connection.close()
+        with self._state_lock:
+            handles = list(self._handles)
+        for handle in handles:
+            handle.close()
 
 
 class _Writer:
@@ -191,7 +217,13 @@ class _Writer:
             self._queue.put((work, future), timeout=self._store.busy_timeout_s)
         except queue.Full:
             raise Unavailable("the store is busy: its queue of writes is full", fix="try again") from None
-        return future.result(timeout=None)
+        while not future.done():
+            wait([future], timeout=0.2)
+            if not future.done() and not self._thread.is_alive():  # it came while the store closed
+                self._refuse_rest()
+                if not future.done():
+                    raise Unavailable("the store was closed")
+        return future.result()
 
     def stop(self) -> None:
         self._queue.put(None)
@@ -224,6 +256,8 @@ class _Writer:
                     try:
                         answers.append((future, work(tx), None))
                     except Exception as error:
+                        if isinstance(error, sqlite3.OperationalError) and _is(error, *PASSING):
+                            raise  # SQLite may have rolled back all of it already: nobody's write is there
                         tx.execute("ROLLBACK TO item")
                         answers.append((future, None, error))
                     tx.execute("RELEASE item")
@@ -254,19 +288,19 @@ def _begin(connection: sqlite3.Connection) -> None:
         raise _unavailable(error) from error
 
 
-def _commit(connection: sqlite3.Connection) -> None:
-    failpoint("store.commit")
-    try:
-        connection.execute("COMMIT")
-    except sqlite3.Error as error:
-        _rollback(connection)
-        raise _unavailable(error) from error
-    failpoint("store.committed")
-
-
 def _rollback(connection: sqlite3.Connection) -> None:
     if connection.in_transaction:
         connection.execute("ROLLBACK")
+
+
+# What may pass by itself or by an operator's hand; a broken constraint or a wrong statement never does.
+PASSING = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN,
+           sqlite3.SQLITE_READONLY, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_INTERRUPT)
+
+
+def _is(error: sqlite3.Error, *codes: int) -> bool:
+    """By the primary result code: the low byte of the extended one."""
+    return (getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF in codes
 
 
 def _unavailable(error: sqlite3.Error) -> Unavailable:

@@ -2,5 +2,6 @@
 
 from buttress.proof.faults.capabilities import Capability, capabilities, capability
 from buttress.proof.faults.crash import Crash, CrashAtCall, Pause
+from buttress.proof.faults.proxy import Proxy
 
-__all__ = ["Capability", "Crash", "CrashAtCall", "Pause", "capabilities", "capability"]
+__all__ = ["Capability", "Crash", "CrashAtCall", "Pause", "Proxy", "capabilities", "capability"]

@@ -1,0 +1,393 @@
+"""External effects: put into the outbox in the handler's transaction, sent afterwards, each under a key that never changes.
+
+To a ``keyed`` callee a message that may have been sent is simply sent again. For the others each send is announced first
+(``Idempotency.intend``), so that after a crash only the one that was really under way is in doubt: ``lookup`` asks the callee,
+``at_most_once`` and ``at_least_once`` list the doubt and err on the side that was chosen.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import random
+from collections.abc import Sequence
+from urllib.parse import quote
+
+import msgspec
+
+from buttress.backend.webhooks.callee import Callee, Effect, NotSent, Rejected
+from buttress.backend.webhooks.event import Event
+from buttress.backend.webhooks.gaps import DeadEffect, DoubtOutcome, Gaps
+from buttress.kernel.clock import Clock
+from buttress.kernel.errors import ButtressError, InvalidInput, Stale
+from buttress.kernel.failpoint import failpoint
+from buttress.kernel.idempotency import Done, InFlight, Mismatch, New, SqlIdempotency, Unknown
+from buttress.kernel.outbox import Dead, Message, Retry, Sent, SqlOutbox, Verdict
+from buttress.kernel.store import Store, Tx
+
+KEY_MAX_CHARS = 255
+PAYLOAD_MAX_BYTES = 1 << 20
+NOTE_MAX_BYTES = 4096
+FAILURES_MAX = 3
+REPLAY_MAX = 10_000
+AT_ONCE_S = 1e-9  # below the resolution of a time since the epoch: the lease ends now, the intent stays
+log = logging.getLogger("buttress.webhooks")
+
+
+def backoff_s(attempt: int, base_s: float, max_s: float, rng: random.Random) -> float:
+    """Exponential, from half of it to all of it: many that failed together do not come back together."""
+    return float(min(max_s, base_s * 2.0 ** min(attempt - 1, 40)) * (0.5 + 0.5 * rng.random()))
+
+
+def reason_of(error: BaseException) -> str:
+    """What may be stored and logged about a failure: our own message, else the kind and place. Texts of others may hold personal data."""
+    if isinstance(error, ButtressError):
+        return f"{error.code}: {error.message}"[:200]
+    at = error.__traceback__
+    while at is not None and at.tb_next is not None:
+        at = at.tb_next
+    place = f" at {at.tb_frame.f_code.co_name}:{at.tb_lineno}" if at is not None else ""
+    return f"{type(error).__name__}{place}"[:200]
+
+
+def reference(endpoint: str, event: Event, key: str, effect: str) -> str:
+    """The key of one effect, unique over endpoints, accounts and modes; at most 255 characters of printable ASCII."""
+    scope = [quote(endpoint, safe="")]
+    if event.account is not None:
+        scope.append(f"account={quote(event.account, safe='')}")
+    if event.mode:
+        scope.append(event.mode)
+    whole = "/".join([*scope, f"{quote(key, safe='')}:{effect}"])
+    return whole if len(whole) <= KEY_MAX_CHARS else f"sha256-{hashlib.sha256(whole.encode()).hexdigest()}:{effect}"
+
+
+class StreamOutbox(SqlOutbox):
+    """The kernel's outbox, seen through the callees of one endpoint: others in the same store are left alone.
+
+    A callee has one stream without order, ``<prefix><callee>``, and a lane for each object whose effects keep their order,
+    ``<prefix><callee>/<lane>``: there only the oldest message that is not settled counts.
+    """
+
+    def take_for(self, callees: Sequence[str], limit: int, lease_s: float) -> list[tuple[Message, float]]:
+        """``take``, restricted to the streams and lanes of these callees; with each the time since when it may be in doubt."""
+        now = self._clock.now()
+        skip = " FOR UPDATE SKIP LOCKED" if self._store.dialect == "postgres" else ""
+        among, params = _among(callees)
+        taken = []
+        with self._store.transaction() as tx:
+            rows = tx.all("SELECT stream, epoch, seq, key, payload, attempt, doubted, fence, until FROM buttress_outbox a "
+                          f"WHERE state = 'pending' AND due <= ? AND until <= ? AND {among} ORDER BY due, epoch, seq, stream LIMIT ?{skip}",
+                          (now, now, *params, limit))
+            for stream, epoch, seq, key, payload, attempt, doubted, fence, until in rows:
+                message = Message(stream, epoch, seq, key, bytes(payload), attempt + 1, bool(doubted) or until > 0, fence + 1, now + lease_s)
+                tx.execute("UPDATE buttress_outbox SET attempt = ?, doubted = ?, fence = ?, until = ? WHERE stream = ? AND epoch = ? AND seq = ?",
+                           (message.attempt, int(message.doubted), message.fence, message.until, stream, epoch, seq))
+                taken.append((message, until - lease_s if until > 0 else now))
+        return taken
+
+    def next_due(self, tx: Tx, callees: Sequence[str]) -> float | None:
+        """When the next message for these callees is due."""
+        if not callees:
+            return None
+        among, params = _among(callees)
+        row = tx.one(f"SELECT min(CASE WHEN until > due THEN until ELSE due END) FROM buttress_outbox a WHERE state = 'pending' AND {among}", params)
+        return row[0] if row else None
+
+    def pending_in(self, tx: Tx, prefix: str) -> int:
+        """How many messages of the streams that begin with ``prefix`` wait."""
+        row = tx.one("SELECT count(*) FROM buttress_outbox WHERE state = 'pending' AND substr(stream, 1, ?) = ?", (len(prefix), prefix))
+        return row[0] if row else 0
+
+    def dead_in(self, tx: Tx, prefix: str, limit: int, key: str | None = None) -> list[tuple[Message, str]]:
+        """Dead messages of all streams that begin with ``prefix``, with their errors, oldest first."""
+        only, more = ("AND key = ?", (key,)) if key is not None else ("", ())
+        rows = tx.all("SELECT stream, epoch, seq, key, payload, attempt, doubted, fence, until, error FROM buttress_outbox WHERE state = 'dead' "
+                      f"AND substr(stream, 1, ?) = ? {only} ORDER BY epoch, seq, stream LIMIT ?", (len(prefix), prefix, *more, limit))
+        return [(Message(stream, epoch, seq, key, bytes(payload), attempt, bool(doubted), fence, until), error or "")
+                for stream, epoch, seq, key, payload, attempt, doubted, fence, until, error in rows]
+
+    def overtaken(self, tx: Tx, message: Message) -> bool:
+        """Whether something later was sent in the same stream already: in a lane, this message would undo it."""
+        return tx.one("SELECT 1 FROM buttress_outbox WHERE stream = ? AND state = 'sent' AND (epoch > ? OR (epoch = ? AND seq > ?)) LIMIT 1",
+                      (message.stream, message.epoch, message.epoch, message.seq)) is not None
+
+
+class Effects:
+    """The effects of one endpoint: ``put`` joins a handler's transaction, ``work`` sends what is due."""
+
+    def __init__(self, store: Store, endpoint: str, gaps: Gaps, *, clock: Clock, rng: random.Random, lease_s: float = 60.0,
+                 max_attempts: int = 84, retry_base_s: float = 5.0, retry_max_s: float = 3600.0) -> None:
+        self._store = store
+        self._endpoint = endpoint
+        self._gaps = gaps
+        self._clock = clock
+        self._rng = rng
+        self._lease_s = lease_s
+        self._max_attempts = max_attempts
+        self._retry_base_s = retry_base_s
+        self._retry_max_s = retry_max_s
+        self._outbox = StreamOutbox(store, clock=clock)
+        self._prefix = f"webhooks/{endpoint}/"
+        self._callees: dict[str, Callee] = {}
+        self._streams: list[str] = []
+        self._sends: dict[str, SqlIdempotency] = {}
+
+    def register(self, name: str, callee: Callee) -> None:
+        """``name`` is the effect that ``ctx.effect`` names."""
+        if name in self._callees:
+            raise InvalidInput("callee", name, "is registered already")
+        if callee.timeout_s > self._lease_s / 2:
+            raise InvalidInput("timeout_s", callee.timeout_s, f"must be at most half of the lease of {self._lease_s:g} s")
+        self._callees[name] = callee
+        self._streams.append(self._prefix + name)
+        self._sends[name] = self._sends_of(name)
+
+    def _name(self, stream: str) -> str:
+        return stream[len(self._prefix):].partition("/")[0]
+
+    def _sends_of(self, name: str) -> SqlIdempotency:
+        return SqlIdempotency(self._store, self._prefix + name, clock=self._clock)
+
+    def put(self, tx: Tx, event: Event, name: str, key: str, payload: object, lane: str | None = None) -> str:
+        """In the open transaction. The same key again is the same effect; with another payload it is an alarm, and not sent."""
+        if name not in self._callees:
+            raise InvalidInput("effect", name, "has no callee", fix="register it: inbox.callee(name, keyed(send))")
+        for field, text in (("key", key), ("in_order", "-" if lane is None else lane)):
+            if not isinstance(text, str) or not text:
+                raise InvalidInput(field, type(text).__name__, "must be text and not empty")
+        if not isinstance(payload, dict):
+            raise InvalidInput("payload", type(payload).__name__, "must be a dict")
+        body = msgspec.json.encode(payload, order="deterministic")
+        if len(body) > PAYLOAD_MAX_BYTES:
+            raise InvalidInput("payload", f"{len(body)} bytes", f"must be at most {PAYLOAD_MAX_BYTES} bytes as JSON")
+        full = reference(self._endpoint, event, key, name)
+        stream = self._prefix + name if lane is None else f"{self._prefix}{name}/{reference(self._endpoint, event, lane, name)}"
+        now = self._clock.now()
+        try:
+            self._outbox.put(stream, full, body, due=now)
+        except InvalidInput as refused:
+            if refused.field != "payload":
+                raise
+            row = tx.one("SELECT payload FROM buttress_outbox WHERE stream = ? AND key = ?", (stream, full))
+            fresh = self._gaps.alarm(tx, "effect", event, full, hashlib.sha256(body).digest(), now, bytes(row[0]) if row else None, body)
+            if fresh:
+                log.warning("an effect key came with another payload", extra={"endpoint": self._endpoint, "effect": name})
+        return full
+
+    # -- sending
+
+    def work(self, limit: int) -> int:
+        """Sends up to ``limit`` effects that are due. Returns how many were taken."""
+        messages = self._outbox.take_for(self._streams, limit, self._lease_s) if self._streams else []
+        if not messages:
+            return 0
+        failpoint("effect.taken")
+        failures: dict[str, int] = {}
+        settled: list[tuple[Message, Verdict]] = []
+        for message, since in messages:
+            name = self._name(message.stream)
+            callee = self._callees[name]
+            if failures.get(name, 0) >= FAILURES_MAX:  # it is down: the rest of its batch need not find out one by one
+                settled.append((message, self._later(message, "callee is failing", None, message.doubted)))
+            elif self._clock.now() > message.until - callee.timeout_s:  # too late to begin: the lease could end under the send
+                settled.append((message, Retry(self._clock.now(), "the batch took too long", message.doubted)))
+            else:
+                verdict = self._send_keyed(message, name, callee, since) if callee.kind == "keyed" else self._send_once(message, name, callee)
+                failures[name] = failures.get(name, 0) + 1 if isinstance(verdict, Retry) else 0
+                if callee.kind == "keyed" and verdict is not None:
+                    settled.append((message, verdict))
+        if settled:
+            with self._store.transaction():
+                for message, verdict in settled:
+                    self._settle(message, verdict)
+            failpoint("effect.settled")
+        return len(messages)
+
+    def _send_keyed(self, message: Message, name: str, callee: Callee, since: float) -> Verdict:
+        if message.doubted and self._forgotten(message, name, callee, since):
+            return Dead("in doubt for longer than the callee remembers keys")
+        began = self._clock.now()
+        try:
+            note = callee.send(self._effect(message, name))
+        except Rejected as refused:
+            return Dead(reason_of(refused))
+        except NotSent as error:
+            return self._later(message, reason_of(error), error.after_s, message.doubted)
+        except Exception as error:
+            with self._store.transaction() as tx:
+                self._gaps.doubted_since(tx, name, message.key, began)
+            return self._later(message, reason_of(error), None, True)
+        failpoint("effect.called")
+        return Sent(_note(note))
+
+    def _forgotten(self, message: Message, name: str, callee: Callee, since: float) -> bool:
+        """Whether the callee may have dropped the key of a send that is in doubt: it could then act a second time."""
+        with self._store.transaction() as tx:
+            now = self._clock.now()
+            if now + callee.timeout_s - self._gaps.doubted_since(tx, name, message.key, since) <= callee.remembers_s:
+                return False
+            self._gaps.doubt(tx, name, message.key, message.fence, now, "not_sent_again", "the callee no longer remembers its key")
+            return True
+
+    def _send_once(self, message: Message, name: str, callee: Callee) -> Verdict | None:
+        """One send to a callee that honours no key. Returns the verdict that it settled, or None: another sender has it."""
+        sends = self._sends[name]
+        began = self._clock.now()
+        claim = sends.claim(message.key, hashlib.sha256(message.payload).digest(), self._lease_s)
+        if isinstance(claim, Done):
+            return self._close(message, name, Sent(claim.outcome or b""))
+        if isinstance(claim, InFlight):
+            return self._close(message, name, Retry(claim.until, "in flight elsewhere", message.doubted), failed=False)
+        if isinstance(claim, Mismatch):
+            return self._close(message, name, Dead("the key is known with another payload"))
+        if isinstance(claim, Unknown):
+            verdict = self._resolve(message, name, callee, claim)
+            if verdict is not None:
+                return verdict
+        sends.intend(message.key, claim.fence, b"attempt %d" % message.attempt)
+        failpoint("effect.intended")
+        if self._clock.now() > began + self._lease_s - callee.timeout_s:  # paused since: somebody else may hold it by now
+            return self._withdraw(message, name, claim.fence)
+        return self._send_intended(message, name, callee, claim.fence)
+
+    def _resolve(self, message: Message, name: str, callee: Callee, claim: Unknown) -> Verdict | None:
+        """A former holder announced this send and was lost. None: send it now."""
+        if callee.kind == "lookup":
+            assert callee.find is not None
+            try:
+                found = callee.find(message.key)
+            except Exception as error:
+                return self._doubtful(message, name, callee, claim.fence, f"look-up failed: {reason_of(error)}")
+            return None if found is None else self._close(message, name, Sent(_note(found)), fence=claim.fence, outcome=_note(found))
+        if callee.kind == "at_most_once":
+            return self._close(message, name, Dead("in doubt: not sent again"), fence=claim.fence, doubt="not_sent_again")
+        with self._store.transaction() as tx:
+            self._gaps.doubt(tx, name, message.key, claim.fence, self._clock.now(), "sent_again", "its sender was lost")
+        return None
+
+    def _send_intended(self, message: Message, name: str, callee: Callee, fence: int) -> Verdict | None:
+        try:
+            answer = callee.send(self._effect(message, name))
+        except Rejected as refused:
+            return self._close(message, name, Dead(reason_of(refused)), fence=fence)
+        except NotSent as error:
+            return self._close(message, name, self._later(message, reason_of(error), error.after_s, False), fence=fence)
+        except Exception as error:
+            return self._doubtful(message, name, callee, fence, reason_of(error))
+        failpoint("effect.called")
+        return self._close(message, name, Sent(_note(answer)), fence=fence, outcome=_note(answer))
+
+    def _withdraw(self, message: Message, name: str, fence: int) -> Verdict | None:
+        """Nothing was sent, and it is too late to: said so if the fence still holds, else left to whoever has it."""
+        return self._close(message, name, Retry(self._clock.now(), "too late to send", message.doubted), fence=fence)
+
+    def _doubtful(self, message: Message, name: str, callee: Callee, fence: int, reason: str) -> Verdict | None:
+        """No answer that says. What follows is the kind's choice."""
+        if callee.kind == "at_most_once":
+            return self._close(message, name, Dead(f"in doubt: {reason}"), fence=fence, doubt="not_sent_again", keep_intent=True)
+        verdict = self._later(message, reason, callee.timeout_s, True)
+        if callee.kind == "at_least_once":
+            return self._close(message, name, verdict, fence=fence, doubt="sent_again" if isinstance(verdict, Retry) else "given_up")
+        return self._close(message, name, verdict, fence=fence, doubt="given_up" if isinstance(verdict, Dead) else None, keep_intent=True)
+
+    def _close(self, message: Message, name: str, verdict: Verdict, *, fence: int | None = None, outcome: bytes | None = None,
+               doubt: DoubtOutcome | None = None, keep_intent: bool = False, failed: bool = True) -> Verdict | None:
+        """Settles the send and its message in one commit. A lost lease is a fact to be listed, not an error to be raised."""
+        with self._store.transaction() as tx:
+            if fence is not None and not self._settle_send(tx, message, name, fence, outcome, keep_intent or doubt == "not_sent_again"):
+                return None
+            if doubt is not None:
+                assert fence is not None and not isinstance(verdict, Sent)
+                self._gaps.doubt(tx, name, message.key, fence, self._clock.now(), doubt, verdict.error)
+            self._settle(message, verdict)
+        failpoint("effect.settled")
+        return verdict if failed else None
+
+    def _settle_send(self, tx: Tx, message: Message, name: str, fence: int, outcome: bytes | None, keep_intent: bool) -> bool:
+        sends = self._sends[name]
+        try:
+            if keep_intent:
+                sends.renew(message.key, fence, AT_ONCE_S)  # no wait for the lease: the next claim finds Unknown
+            else:
+                sends.settle(message.key, fence, outcome)
+        except Stale:
+            if outcome is not None:  # it was sent, but under a lease that had passed on: whoever has it may send it, too
+                self._gaps.doubt(tx, name, message.key, fence, self._clock.now(), "sent_again", "sent after its lease had passed")
+            return False
+        return True
+
+    def _settle(self, message: Message, verdict: Verdict) -> None:
+        try:
+            self._outbox.settle(message, verdict)
+        except Stale:  # taken again meanwhile: its new holder finds by the key what became of it
+            log.warning("a sender outlived its lease", extra={"endpoint": self._endpoint})
+            return
+        if isinstance(verdict, Dead):
+            log.error("an effect was given up", extra={"endpoint": self._endpoint, "effect": self._name(message.stream), "reason": verdict.error})
+
+    def _later(self, message: Message, reason: str, after_s: float | None, doubted: bool) -> Verdict:
+        if message.attempt >= self._max_attempts:
+            return Dead(reason)
+        wait_s = max(backoff_s(message.attempt, self._retry_base_s, self._retry_max_s, self._rng), min(after_s or 0.0, self._retry_max_s))
+        return Retry(self._clock.now() + wait_s, reason, doubted)
+
+    @staticmethod
+    def _effect(message: Message, name: str) -> Effect:
+        return Effect(name, message.key, msgspec.json.decode(message.payload), message.attempt)
+
+    # -- operation
+
+    def next_due(self, tx: Tx) -> float | None:
+        """When the next effect with a callee here is due."""
+        return self._outbox.next_due(tx, self._streams)
+
+    def pending(self, tx: Tx) -> int:
+        """How many effects wait, also those whose callee is registered elsewhere."""
+        return self._outbox.pending_in(tx, self._prefix)
+
+    def dead(self, tx: Tx, limit: int) -> list[DeadEffect]:
+        """Effects that were given up, oldest first."""
+        return [DeadEffect(self._name(message.stream), message.key, message.attempt, error)
+                for message, error in self._outbox.dead_in(tx, self._prefix, limit)]
+
+    def retire(self, before: float) -> None:
+        """Drops the answers of callees settled before that time, never the fact that they were given."""
+        for sends in self._sends.values():
+            sends.retire(before)
+
+    def replay(self, effect: str, key: str | None = None) -> int:
+        """Makes one dead effect due again, or all of that name; not one that a later effect of its lane has overtaken."""
+        with self._store.transaction() as tx:
+            return sum(self._outbox.replay(message.stream, [message.key]) for message in self._dead_of(tx, effect, key)
+                       if "/" not in message.stream[len(self._prefix):] or not self._outbox.overtaken(tx, message))
+
+    def _dead_of(self, tx: Tx, effect: str, key: str | None) -> list[Message]:
+        return [message for message, _ in self._outbox.dead_in(tx, self._prefix + effect, REPLAY_MAX, key) if self._name(message.stream) == effect]
+
+    def resolve(self, effect: str, key: str, *, happened: bool) -> int:
+        """Somebody found out. A dead effect is then closed as sent, or sent again. Returns how many doubts were closed."""
+        sends = self._sends_of(effect)
+        with self._store.transaction() as tx:
+            closed = self._gaps.resolve(tx, effect, key, self._clock.now())
+            for message in self._dead_of(tx, effect, key) if closed else ():
+                claim = sends.claim(key, hashlib.sha256(message.payload).digest(), self._lease_s)
+                if isinstance(claim, InFlight):
+                    raise ButtressError("a sender holds this effect", fix=f"try again in {self._lease_s:g} s")
+                if isinstance(claim, New | Unknown):
+                    sends.settle(key, claim.fence, b"resolved" if happened else None)
+                self._outbox.replay(message.stream, [key])
+                if happened:
+                    self._outbox.settle(message, Sent(b"resolved"))
+        return closed
+
+
+def _among(streams: Sequence[str]) -> tuple[str, tuple[object, ...]]:
+    """SQL for: in one of these streams, or at the head of one of their lanes."""
+    heads = " OR ".join(["substr(stream, 1, ?) = ?"] * len(streams))
+    sql = (f"(stream IN ({', '.join('?' * len(streams))}) OR (({heads}) AND NOT EXISTS (SELECT 1 FROM buttress_outbox b WHERE b.stream = a.stream "
+           "AND b.state = 'pending' AND (b.epoch < a.epoch OR (b.epoch = a.epoch AND b.seq < a.seq)))))")
+    return sql, (*streams, *(part for stream in streams for part in (len(stream) + 1, f"{stream}/")))
+
+
+def _note(answer: object) -> bytes:
+    return answer[:NOTE_MAX_BYTES] if isinstance(answer, bytes) else b""

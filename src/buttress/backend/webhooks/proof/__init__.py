@@ -1,0 +1,86 @@
+"""The proof of webhooks: no protection, the case's own remedy, ours, and yours."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from buttress.backend.webhooks.proof import checkers
+from buttress.backend.webhooks.proof.port import Receiver
+from buttress.backend.webhooks.proof.scenarios import Size, crash_points, outside, three_days
+from buttress.proof import Claim, Control, Figure, Proof, Scenario, Subject
+from buttress.proof.contract import Measured
+from buttress.proof.faults import Crash, CrashAtCall, Pause, Proxy
+from buttress.proof.verdict import count
+
+INSIDE = ("store.commit", "inbox.received", "inbox.handled", "outbox.settle")  # failpoints within a write transaction
+HERE = "buttress.backend.webhooks.proof.subjects"
+
+
+def scenarios(size: Size) -> tuple[Scenario, ...]:
+    calls = (CrashAtCall("sync", size.calls, name="kill -9 at a sync"), CrashAtCall("write", size.calls, name="kill -9 at a write")) if size.calls else ()
+    faults = (
+        Crash(each=size.each, replies=size.replies), *calls,
+        Pause(inside=INSIDE, each=size.each), Proxy(("orders", "emails", "credits"), "drop_after_commit", name="answer dropped after commit"),
+        Proxy(("orders", "credits"), "outage", every=2, name="callee outage"),
+    )
+    return (
+        Scenario(checkers.STEADY, three_days, processes=True),
+        Scenario(checkers.CRASH, crash_points, faults, processes=True),
+        Scenario(checkers.NOTHING, crash_points, (Crash(each=size.each, replies=size.replies),), processes=True, roles=("buttress", "yours")),
+    )
+
+
+def nothing_wrong(size: Any) -> Measured:
+    return count(0, size.events)
+
+
+PROOF = Proof(
+    system="webhooks",
+    port=Receiver,
+    subjects=(
+        Subject("no protection", f"{HERE}:none", "baseline", about="acts at each delivery"),
+        Subject("SETNX, 48 h", f"{HERE}:setnx", "baseline", about="the case's own remedy"),
+        Subject("SETNX on Redis", f"{HERE}:setnx_redis", "baseline", needs=("redis",), scale="full", about="the same, on a real server"),
+        Subject("buttress", f"{HERE}:buttress", "buttress", about="inbox on SQLite"),
+        Subject("buttress on Postgres", f"{HERE}:buttress_postgres", "buttress", needs=("postgres",), scale="full", about="inbox on Postgres"),
+    ),
+    scenarios=scenarios,
+    checkers=(checkers.effects, checkers.states, checkers.forgeries),
+    claims=(
+        Claim("effects doubled or lost over 72 hours and day 10", "wrong", "== 0", "effects", needs=("virtual",), perfect=nothing_wrong),
+        Claim("effects doubled or lost under one fault each", "wrong_under_faults", "== 0", "effects", needs=("crash",), perfect=nothing_wrong),
+        Claim("orders in a wrong final state", "diverged", "== 0", "orders", perfect=nothing_wrong),
+        Claim("forged or stale deliveries acted on", "forged", "== 0", "deliveries", perfect=nothing_wrong),
+        Claim("doubled at a callee that honours nothing, at_most_once", "coupons_doubled", "== 0", "effects", needs=("failpoints",), perfect=nothing_wrong),
+        Claim("lost at a callee that honours nothing, at_least_once", "points_lost", "== 0", "effects", needs=("failpoints",), perfect=nothing_wrong),
+    ),
+    controls=(
+        Control("no protection must double at once", "no protection", "doubled_at_once", "> 0"),
+        Control("SETNX must double after hour 48", "SETNX, 48 h", "doubled_after_48", "> 0"),
+        Control("SETNX must not double before", "SETNX, 48 h", "doubled_at_once", "== 0", kind="positive"),
+        Control("SETNX must lose under faults", "SETNX, 48 h", "lost_under_faults", "> 0"),
+        Control("every genuine event is let in", "judged", "genuine_refused", "== 0", kind="positive"),
+    ),
+    sizes={
+        "quick": Size(events=400, crash_events=16, forged=3, each=1, replies=4, calls=0),
+        "full": Size(events=20_000, crash_events=40, forged=40, each=0, replies=0, calls=40),
+    },
+    world=outside,
+    findings={
+        "pass": "Nothing doubled, nothing lost: not in 72 hours, not on day 10, not at any of the faults.",
+        "fail": "Doubled or lost: {wrong} effects in 72 hours, {wrong_under_faults} under faults.",
+        "unknown": "{wrong} effects doubled or lost over 72 hours, {wrong_under_faults} under faults; not all of it could be told.",
+    },
+    figures=(
+        Figure("wrong effects over 72 hours", "strip", "Wrong effects over 72 hours and on day 10",
+               "Bars above a line count effects done twice, in bins of two hours, on one scale for all subjects; hollow bars below count effects never done. "
+               "Time is virtual; the provider and its callees are simulated.", checkers.strip,
+               {"pass": "A marker that expires lets the retry through; a fact that stays does not", "fail": "Effects were doubled or lost", "unknown": "Wrong effects, and when"}),
+        Figure("who failed, and where", "matrix", "Wrong effects by situation and subject", "", checkers.where,
+               {"pass": "Each remedy moved the failure; one removed it"}),
+    ),
+    labels=("Provider and callees simulated", "Time virtual", "Events generated: no customer's data"),
+    hurts="A provider delivers events at least once, in any order, for days. Orders were shipped twice, e-mails sent twice, credits given twice. "
+          "The case's remedy was to remember event ids in Redis for 48 hours; the provider retries for 72.",
+    headline="duplicate + lost effects",
+)

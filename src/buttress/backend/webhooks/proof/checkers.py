@@ -1,0 +1,208 @@
+"""What the history says: effects doubled and lost, states that differ, forgeries that were acted on; and the pictures' points."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from buttress.proof import History
+from buttress.proof.contract import Measured
+from buttress.proof.trial import EPOCH
+from buttress.proof.verdict import count
+
+HOUR = 3600.0
+DAY_10_H = 240.0
+SITUATIONS = ("delivered again", "two copies at once", "told by two events", "retried after hour 48", "resent on day 10", "killed", "paused beyond its lease",
+              "its answer swallowed", "callee down")
+
+
+@dataclass
+class Account:
+    """One trial: what was due, what happened and when, and what the workload did to each event."""
+
+    scenario: str
+    case: str
+    due: dict[tuple[str, str], str] = field(default_factory=dict)  # (callee, reference) -> event
+    twins: set[str] = field(default_factory=set)  # events that tell a fact which another event tells, too
+    happened: dict[tuple[str, str], list[float]] = field(default_factory=lambda: defaultdict(list))
+    again: dict[str, list[tuple[float, str]]] = field(default_factory=lambda: defaultdict(list))
+    states: list[tuple[str, Any, str]] = field(default_factory=list)
+    forged: list[int] = field(default_factory=list)
+    taken: dict[str, bool] = field(default_factory=dict)
+
+    def doubled(self, *callees: str) -> Iterator[tuple[str, float]]:
+        """(event, when) of each effect beyond the first."""
+        for key, event in self.due.items():
+            if not callees or key[0] in callees:
+                yield from ((event, at) for at in sorted(self.happened.get(key, []))[1:])
+
+    def lost(self, *callees: str) -> Iterator[str]:
+        """Events whose effect never happened."""
+        for key, event in self.due.items():
+            if (not callees or key[0] in callees) and not self.happened.get(key):
+                yield event
+
+    def of(self, *callees: str) -> int:
+        return sum(1 for callee, _ in self.due if not callees or callee in callees)
+
+    def situation(self, event: str, at: float) -> str:
+        """What was going on when an effect was doubled: the fault of the trial, else the last delivery of that event."""
+        for word, situation in (("kill", "killed"), ("stopped", "paused beyond its lease"), ("drop", "its answer swallowed"), ("outage", "callee down")):
+            if self.case.startswith(word):
+                return situation
+        if event in self.twins:
+            return "told by two events"
+        hows = [how for when, how in self.again.get(event, []) if when <= at]
+        how = hows[-1] if hows else "delivered again"
+        return "retried after hour 48" if how == "delivered again" and at - EPOCH > 48 * HOUR else how
+
+
+def accounts(history: History) -> Iterator[Account]:
+    for records in history.trials():
+        account = Account(records[0]["scenario"], records[0]["case"])
+        for r in records:
+            what = r.get("what") if r["kind"] == "fact" else None
+            if what == "due":
+                account.due[r["callee"], r["reference"]] = r["id"]
+                if r["twin"]:
+                    account.twins.add(r["id"])
+            elif what == "effect":
+                account.happened[r["callee"], r["reference"]].append(r["at"])
+            elif what == "again":
+                account.again[r["id"]].append((r["at"], r["how"]))
+            elif what == "state":
+                account.states.append((r["object"], r["status"], r["truth"]))
+            elif what == "forged":
+                account.forged.append(r["status"])
+            elif r["kind"] == "op" and r["call"] == "deliver":
+                id = r["args"]["headers"].get("webhook-id", "evt_forged_")
+                if not id.startswith("evt_forged_"):
+                    status = r.get("value")
+                    account.taken[id] = account.taken.get(id, False) or (isinstance(status, int) and 200 <= status < 300)
+        yield account
+
+
+STEADY, CRASH, NOTHING = "72 hours and day 10", "one fault each", "callees that honour nothing"
+HONOUR = ("orders", "emails", "credits")
+
+
+def effects(history: History) -> Mapping[str, Measured]:
+    """Doubled and lost, over 72 hours and under faults; a twin event's effect is due once."""
+    doubled: Counter[str] = Counter()
+    lost: Counter[str] = Counter()
+    of: Counter[str] = Counter()
+    after_48 = at_once = once = 0
+    plain: Counter[str] = Counter()
+    for a in accounts(history):
+        twice, never = list(a.doubled(*HONOUR)), list(a.lost(*HONOUR))
+        doubled[a.scenario] += len(twice)
+        lost[a.scenario] += len(never)
+        of[a.scenario] += a.of(*HONOUR)
+        if a.scenario == STEADY:
+            after_48 += sum(1 for _, at in twice if 48 * HOUR < at - EPOCH < 100 * HOUR)
+            at_once += sum(1 for event, at in twice if at - EPOCH <= 48 * HOUR and event not in a.twins)
+            once += sum(a.taken.values())
+            of["events"] += len(a.taken)
+        if a.scenario == NOTHING:
+            plain["coupons doubled"] += sum(1 for _ in a.doubled("coupons"))
+            plain["points lost"] += sum(1 for _ in a.lost("points"))
+            of["coupons"] += a.of("coupons")
+            of["points"] += a.of("points")
+    return {
+        "wrong": count(doubled[STEADY] + lost[STEADY], of[STEADY]), "doubled": count(doubled[STEADY], of[STEADY]), "lost": count(lost[STEADY], of[STEADY]),
+        "doubled_after_48": count(after_48, of[STEADY]), "doubled_at_once": count(at_once, of[STEADY]),
+        "wrong_under_faults": count(doubled[CRASH] + lost[CRASH], of[CRASH]), "lost_under_faults": count(lost[CRASH], of[CRASH]),
+        "genuine": count(once, of["events"]), "genuine_refused": count(of["events"] - once, of["events"]),
+        "coupons_doubled": count(plain["coupons doubled"], of["coupons"]), "points_lost": count(plain["points lost"], of["points"]),
+    }
+
+
+def states(history: History) -> Mapping[str, Measured]:
+    """Orders whose final state differs from the newest version that was sent."""
+    found = [(status, truth) for a in accounts(history) for _, status, truth in a.states]
+    return {"diverged": count(sum(1 for status, truth in found if status != truth), len(found))}
+
+
+def forgeries(history: History) -> Mapping[str, Measured]:
+    """Deliveries that are not genuine: answered 2xx, or acted on at a callee."""
+    answered = [status for a in accounts(history) for status in a.forged]
+    acted = sum(1 for a in accounts(history) for _, reference in a.happened if "forged" in reference)
+    return {"forged": count(sum(1 for s in answered if 200 <= s < 300) + acted, len(answered))}
+
+
+# -- pictures
+
+
+AXIS = {
+    "name": "virtual time", "rules": [48.0],
+    "segments": [{"from": 0.0, "to": 76.0, "x0": 1.0, "x1": 82.0}, {"from": 238.0, "to": 244.0, "x0": 89.5, "x1": 96.5}],
+    "ticks": [[0.0, "0 h", True], [12.0, "12", False], [24.0, "24", True], [36.0, "36", False], [48.0, "48", True], [60.0, "60", False],
+              [72.0, "72 h", True], [DAY_10_H, "day 10", True]],
+}
+
+
+def strip(histories: Mapping[str, History]) -> Mapping[str, Any]:
+    """Wrong effects over 72 hours and day 10, in bins of two hours, and the deliveries that nobody asked for above."""
+    lanes = []
+    ticks: dict[str, list[float]] = {}
+    for name, history in histories.items():
+        up: Counter[float] = Counter()
+        down: Counter[float] = Counter()
+        ran = False
+        for a in accounts(history.where(scenario=STEADY)):
+            ran = True
+            for _, at in a.doubled(*HONOUR):
+                up[_bin(at)] += 1
+            for _ in a.lost(*HONOUR):
+                down[0.0] += 1
+            for how in ("delivered again", "two copies at once", "resent on day 10"):
+                ticks[how] = sorted((when - EPOCH) / HOUR for times in a.again.values() for when, kind in times if kind == how)
+        if ran:
+            lanes.append({"subject": name, "up": [[at, 1.6, n] for at, n in sorted(up.items())], "down": [[at, 1.6, n] for at, n in sorted(down.items())],
+                          "doubled": sum(up.values()), "lost": sum(down.values()), "notes": _notes(up)})
+    faults = [{"name": how, "about": "", "at": _thin(times), "armed": len(times), "hit": len(times)} for how, times in ticks.items()]
+    return {"axis": AXIS, "faults": faults, "lanes": lanes}
+
+
+def _bin(at: float) -> float:
+    hours = (at - EPOCH) / HOUR
+    return DAY_10_H if hours > 200 else 2.0 * (hours // 2)
+
+
+def _thin(times: list[float]) -> list[float]:
+    step = max(1, len(times) // 120)
+    return [round(t, 2) for t in times[::step]]
+
+
+def _notes(up: Counter[float]) -> list[dict[str, Any]]:
+    """Words in the picture hang on a recorded fact: the first wrong effect after hour 48, when none was before."""
+    before = sum(n for at, n in up.items() if at < 46)
+    after = sum(n for at, n in up.items() if 46 <= at < 200)
+    return [{"at": 48.0, "words": "the marker expires", "anchor": "end", "dx": -6, "y": 20}] if after and not before else []
+
+
+def where(histories: Mapping[str, History]) -> Mapping[str, Any]:
+    """Wrong effects by situation and subject."""
+    table: dict[str, dict[str, int]] = {s: {} for s in SITUATIONS}
+    total: dict[str, int] = {}
+    for name, history in histories.items():
+        counted: Counter[str] = Counter()
+        cases: set[str] = set()
+        for a in accounts(history):
+            if a.scenario == NOTHING:
+                continue
+            cases.add(a.situation("", 0.0) if a.scenario == CRASH and a.case != "clean" else "steady")
+            for event, at in a.doubled(*HONOUR):
+                counted[a.situation(event, at)] += 1
+            for event in a.lost(*HONOUR):
+                counted[a.situation(event, EPOCH)] += 1
+        if not cases:
+            continue
+        for situation in SITUATIONS:
+            if situation in cases or (situation in SITUATIONS[:5] and "steady" in cases):
+                table[situation][name] = counted[situation]
+        total[name] = sum(counted.values())
+    rows: list[dict[str, Any]] = [{"name": s, "cells": cells} for s, cells in table.items() if cells]
+    return {"label": "wrong effects when an event was", "rows": [*rows, {"name": "wrong effects in all", "cells": total, "total": True}]}

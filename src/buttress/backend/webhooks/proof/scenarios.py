@@ -1,0 +1,129 @@
+"""How receivers are loaded: 72 hours and day 10 in virtual time; crash points and pauses; callees that honour nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from buttress.backend.webhooks import world
+from buttress.backend.webhooks.proof.port import Receiver
+from buttress.backend.webhooks.proof.subjects import LEASE_S
+from buttress.proof import Trial
+from buttress.proof.trial import EPOCH
+from buttress.proof.world import Callee, Callees, Sender
+from buttress.proof.world.sender import HOUR
+
+DAY_10 = 10 * 24 * HOUR
+
+
+@dataclass(frozen=True)
+class Size:
+    """``events`` over 72 hours; ``crash_events`` in each crash trial; ``each`` hits of a failpoint (0: all)."""
+
+    events: int
+    crash_events: int
+    forged: int
+    each: int
+    replies: int
+    calls: int
+    laps: int = 31
+    lap_events: int = 1500
+
+
+@contextlib.contextmanager
+def outside(trial: Trial) -> Iterator[Mapping[str, str]]:
+    """Fresh callees for each trial. Orders and e-mails honour a key for 24 hours, credits none but answer a look-up."""
+    policies = trial.scenario.name == "callees that honour nothing"
+    callees = [Callee("orders", "keyed"), Callee("emails", "keyed"), Callee("credits", "lookup")]
+    if policies:
+        callees += [Callee("coupons", "plain"), Callee("points", "plain")]
+    stub = Callees(callees, trial)
+    trial.outside = stub.callees
+    with contextlib.ExitStack() as stack:
+        addresses = dict(stack.enter_context(stub.serving()))
+        if "redis" in trial.subject.needs:
+            from buttress import servers
+
+            redis = stack.enter_context(servers.redis(settings={"appendfsync": "no", "appendonly": "no"}))
+            addresses["redis"] = redis.url
+            if redis.server is not None:
+                trial.charge(redis.server.pid)
+        if "postgres" in trial.subject.needs:
+            from buttress import servers
+
+            addresses["postgres"] = stack.enter_context(servers.shared_postgres().database())
+        yield {**addresses, "secret": world.SECRET}
+
+
+def three_days(trial: Trial) -> None:
+    """Events over 12 hours, 30 % of them delivered again until hour 72, some copies at once, some by hand on day 10; forgeries in between."""
+    rng = trial.rng
+    sent = list(world.events(trial.size.events, rng))
+    sender = Sender(trial, lease_s=LEASE_S, rng=rng)
+    starts = _starts(sent, rng, 12 * HOUR)
+    for one, start in zip(sent, starts, strict=True):
+        sender.plan(start, one.delivery)
+        if rng.random() < 0.30:
+            if rng.random() < 0.25:
+                sender.plan(start + rng.uniform(0.1, 5), one.delivery, again="two copies at once", copies=2)
+            else:
+                sender.plan(start + rng.uniform(1, 71 * HOUR), one.delivery, again="delivered again")
+    for one in rng.sample(sent, max(5, len(sent) // 50)):
+        sender.plan(EPOCH + DAY_10 + rng.uniform(0, 2 * HOUR), one.delivery, again="resent on day 10")
+    for _ in range(trial.size.forged):
+        sender.at(EPOCH + rng.uniform(HOUR, 70 * HOUR), lambda port: forge(trial, port, rng))
+    _announce(trial, sent)
+    sender.run()
+    _conclude(trial, sent)
+
+
+def crash_points(trial: Trial) -> None:
+    """A short run of the same kind, for one kill, pause or swallowed answer in each trial."""
+    rng = trial.rng
+    policies = "coupons" in trial.world
+    sent = list(world.events(trial.size.crash_events, rng, policies=policies))
+    sender = Sender(trial, lease_s=LEASE_S, rng=rng)
+    for one, start in zip(sent, _starts(sent, rng, HOUR), strict=True):
+        sender.plan(start, one.delivery)
+        if rng.random() < 0.30:
+            copies = 2 if rng.random() < 0.3 else 1
+            sender.plan(start + rng.uniform(0.1, HOUR), one.delivery, again="two copies at once" if copies == 2 else "delivered again", copies=copies)
+    _announce(trial, sent)
+    sender.run()
+    _conclude(trial, sent)
+
+
+def _starts(sent: list[world.Sent], rng: random.Random, span: float) -> list[float]:
+    """First deliveries, out of order: changes of one order arrive within minutes of each other, in any order."""
+    starts: list[float] = []
+    base: dict[str, float] = {}
+    for one in sent:
+        name = one.object or (str(one.delivery.body).split('"order":"')[1].split('"')[0] if '"order":"' in one.delivery.body else "")
+        at = base.setdefault(name, EPOCH + rng.uniform(1, span)) if name else EPOCH + rng.uniform(1, span)
+        starts.append(at + rng.uniform(0, 300))
+    return starts
+
+
+def _announce(trial: Trial, sent: list[world.Sent]) -> None:
+    for one in sent:
+        for due in one.due:
+            trial.record("fact", what="due", callee=due.callee, reference=due.reference, id=due.event, twin=due.twin)
+
+
+def forge(trial: Trial, port: Receiver, rng: random.Random) -> None:
+    """One of each kind that must be refused."""
+    now = trial.clock.now()
+    for how, delivery in world.counterfeits(now, rng):
+        trial.fault("forged or stale delivery", how=how)
+        status = port.deliver(headers=dict(delivery.headers(now)), body=delivery.body)
+        trial.record("fact", what="forged", how=how, status=status)
+
+
+def _conclude(trial: Trial, sent: list[world.Sent]) -> None:
+    """Final states where they are kept, at the callee, beside the truth."""
+    for one in sent:
+        if one.status:
+            state = trial.outside["orders"].state.get(one.object)
+            trial.record("fact", what="state", object=one.object, status=state, truth=one.status)

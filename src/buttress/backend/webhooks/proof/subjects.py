@@ -1,0 +1,206 @@
+"""Who is judged: the ways that broke, and ours. Each factory gives a Receiver."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import http.client
+import json
+import os
+import random
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from buttress.backend.webhooks.callee import HttpCallee, at_least_once, at_most_once, keyed, lookup
+from buttress.backend.webhooks.event import Event
+from buttress.backend.webhooks.inbox import Inbox, InboxConfig
+from buttress.backend.webhooks.signature import Verifier
+from buttress.backend.webhooks.worker import Context
+from buttress.kernel.failpoint import failpoint
+from buttress.kernel.store import Schema, Store
+from buttress.kernel.store.sqlite import SqliteStore
+from buttress.proof import Env
+
+LEASE_S = 60.0
+TTL_S = 48 * 3600.0
+PAYMENTS = ("invoice.paid", "checkout.session.completed", "payment_intent.succeeded")
+
+
+# -- ours
+
+
+class Ours:
+    """The inbox as an adopter writes it: handlers, callees by what they honour, a worker that is called when it is due."""
+
+    def __init__(self, env: Env, store: Store) -> None:
+        inbox = Inbox(store, Verifier.standard(env.world["secret"]), config=InboxConfig(lease_s=LEASE_S), rng=random.Random(env.seed))
+        world = env.world
+        inbox.callee("orders", keyed(HttpCallee(world["orders"])))
+        inbox.callee("emails", keyed(HttpCallee(world["emails"])))
+        credits = HttpCallee(world["credits"], key_header=None, reference_field="key", find_url=world["credits"] + "/{reference}")
+        inbox.callee("credits", lookup(credits, credits.find))
+        if "coupons" in world:
+            inbox.callee("coupons", at_most_once(HttpCallee(world["coupons"], key_header=None)))
+            inbox.callee("points", at_least_once(HttpCallee(world["points"], key_header=None)))
+        self.inbox = inbox
+
+        @inbox.on(*PAYMENTS)
+        def paid(event: Event, ctx: Context) -> None:
+            name = event.data["data"]["payment"]
+            for callee in ("orders", "emails", "credits", *(("coupons", "points") if "coupons" in world else ())):
+                ctx.effect(callee, key=name, payload={"reference": f"{callee}:{name}"})
+
+        @inbox.on("order.updated", order_by=lambda event: (event.data["data"]["order"], event.data["data"]["version"]))
+        def changed(event: Event, ctx: Context) -> None:
+            data = event.data["data"]
+            ctx.effect("orders", key=f"{data['order']}:{data['version']}",
+                       payload={"reference": f"status:{event.id}", "object": data["order"], "status": data["status"]})
+
+    def deliver(self, headers: Mapping[str, str], body: str) -> int:
+        return self.inbox.receive(headers, body.encode()).status
+
+    def work(self) -> float | None:
+        return self.inbox.work()
+
+    def close(self) -> None:
+        self.inbox.store.close()
+
+
+def buttress(env: Env) -> Ours:
+    """On SQLite, the embedded default."""
+    return Ours(env, SqliteStore(os.path.join(env.dir, "inbox.db"), clock=env.clock))
+
+
+def buttress_postgres(env: Env) -> Ours:
+    from buttress.kernel.store.postgres import PostgresStore
+
+    return Ours(env, PostgresStore(env.world["postgres"], clock=env.clock, create=True))
+
+
+# -- the ways that broke
+
+
+class Naive:
+    """No protection: verify, act, answer. Whatever is delivered again is done again."""
+
+    def __init__(self, env: Env) -> None:
+        self.env = env
+        self.connections: dict[str, http.client.HTTPConnection] = {}
+
+    def deliver(self, headers: Mapping[str, str], body: str) -> int:
+        if not self.verified(headers, body):
+            return 401
+        if self.seen(headers["webhook-id"]):
+            return 200
+        failpoint("marked")
+        try:
+            self.act(json.loads(body), headers["webhook-id"])
+        except (OSError, http.client.HTTPException):
+            self.forget(headers["webhook-id"])
+            return 500
+        failpoint("acted")
+        return 200
+
+    def work(self) -> float | None:
+        return None
+
+    def seen(self, id: str) -> bool:
+        return False
+
+    def forget(self, id: str) -> None:
+        """After an error that it noticed: the mark goes, so that the retry is let in."""
+
+    def verified(self, headers: Mapping[str, str], body: str) -> bool:
+        try:
+            id, stamp = headers["webhook-id"], headers["webhook-timestamp"]
+            if abs(self.env.clock.now() - int(stamp)) > 300:
+                return False
+            mac = hmac.new(base64.b64decode(self.env.world["secret"]), f"{id}.{stamp}.{body}".encode(), hashlib.sha256).digest()
+            wanted = "v1," + base64.b64encode(mac).decode()
+            return any(hmac.compare_digest(wanted, given) for given in headers["webhook-signature"].split())
+        except (KeyError, ValueError):
+            return False
+
+    def act(self, event: dict[str, Any], id: str) -> None:
+        data = event["data"]
+        if event["type"] in PAYMENTS:
+            for callee in ("orders", "emails", "credits", "coupons", "points"):
+                if callee in self.env.world:
+                    self.post(callee, {"reference": f"{callee}:{data['payment']}"})
+                    failpoint(f"acted.{callee}")
+        elif event["type"] == "order.updated":
+            self.post("orders", {"reference": f"status:{id}", "object": data["order"], "status": data["status"]})
+
+    def post(self, callee: str, payload: Mapping[str, object]) -> None:
+        parts = urlsplit(self.env.world[callee])
+        connection = self.connections.get(callee)
+        if connection is None:
+            connection = self.connections[callee] = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=10)
+        try:
+            connection.request("POST", parts.path, json.dumps(payload), {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            answer.read()
+        except OSError:
+            connection.close()
+            raise
+        if answer.status >= 300:
+            raise ConnectionError(f"{callee} answered {answer.status}")
+
+
+MARKERS = Schema("proof.setnx", 1, ("CREATE TABLE marker (id TEXT PRIMARY KEY, expires {real} NOT NULL)",))
+
+
+class SetNx(Naive):
+    """The case's own remedy: SET id NX EX 172800, then act. Its store is embedded, on the harness's clock."""
+
+    def __init__(self, env: Env) -> None:
+        super().__init__(env)
+        self.store = SqliteStore(os.path.join(env.dir, "markers.db"), clock=env.clock)
+        self.store.setup(MARKERS)
+
+    def seen(self, id: str) -> bool:
+        now = self.env.clock.now()
+        with self.store.transaction() as tx:
+            tx.execute("DELETE FROM marker WHERE id = ? AND expires <= ?", (id, now))
+            return tx.execute("INSERT INTO marker VALUES (?, ?) ON CONFLICT DO NOTHING", (id, now + TTL_S)) == 0
+
+    def forget(self, id: str) -> None:
+        with self.store.transaction() as tx:
+            tx.execute("DELETE FROM marker WHERE id = ?", (id,))
+
+
+class SetNxRedis(Naive):
+    """The same on a real Redis. Its keys cannot live in virtual time, so what has expired on our clock is deleted first."""
+
+    def __init__(self, env: Env) -> None:
+        super().__init__(env)
+        import redis
+
+        self.redis = redis.Redis.from_url(env.world["redis"], socket_timeout=5)
+
+    def seen(self, id: str) -> bool:
+        key, now = f"webhook:{id}", self.env.clock.now()
+        expires = self.redis.get(key)
+        if expires is not None and float(expires) <= now:
+            self.redis.delete(key)
+        return not self.redis.set(key, now + TTL_S, nx=True, ex=int(TTL_S))
+
+    def forget(self, id: str) -> None:
+        self.redis.delete(f"webhook:{id}")
+
+
+def none(env: Env) -> Naive:
+    return Naive(env)
+
+
+def setnx(env: Env) -> SetNx:
+    return SetNx(env)
+
+
+def setnx_redis(env: Env) -> SetNxRedis:
+    return SetNxRedis(env)
+
+
+__all__ = ["Naive", "Ours", "SetNx", "SetNxRedis", "buttress", "buttress_postgres", "none", "setnx", "setnx_redis"]

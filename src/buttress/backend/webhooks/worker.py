@@ -1,0 +1,180 @@
+"""Handles what was received: claims a batch under leases, runs each handler in a savepoint, commits effects and states at once.
+
+The row of an event is taken (``finish``, which checks the fence) before its handler runs and in the same transaction, so a
+worker whose lease has passed to another is refused before it can do anything.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from buttress.backend.webhooks.callee import Rejected
+from buttress.backend.webhooks.effects import Effects, backoff_s, reason_of
+from buttress.backend.webhooks.event import Event
+from buttress.backend.webhooks.ledger import Held, Ledger
+from buttress.backend.webhooks.ordering import Guard, Place, to_place
+from buttress.kernel.clock import Clock
+from buttress.kernel.failpoint import failpoint
+from buttress.kernel.store import Store, Tx
+
+log = logging.getLogger("buttress.webhooks")
+
+
+class Context:
+    """What a handler may use. Local effects go through ``tx``, external ones through ``effect``: both commit with ``done``.
+
+    ``tied``: another event of the same version was seen before, and which of them is newer cannot be told from the two.
+    """
+
+    __slots__ = ("_effects", "_event", "attempt", "tied", "tx")
+
+    def __init__(self, tx: Tx, event: Event, effects: Effects, *, attempt: int, tied: bool) -> None:
+        self.tx = tx
+        self.attempt = attempt
+        self.tied = tied
+        self._event = event
+        self._effects = effects
+
+    def effect(self, name: str, *, key: str | None = None, payload: Mapping[str, Any] | None = None, in_order: str | None = None) -> str:
+        """Puts an effect for the callee ``name`` into the outbox. Returns the key that the callee will see.
+
+        ``key`` defaults to the event's id. A business key (the payment, the invoice) makes two events that tell one fact one
+        effect. The same key with another payload is recorded as an alarm and not sent. ``in_order`` names an object whose
+        effects reach this callee one after the other, in the order of the commits that asked for them.
+        """
+        return self._effects.put(self.tx, self._event, name, self._event.id if key is None else key, dict(payload or {}), in_order)
+
+
+Handle = Callable[[Event, Context], object]
+OrderBy = Callable[[Event], object]
+Refetch = Callable[[Event], Any]
+
+
+@dataclass(frozen=True)
+class Handler:
+    """A handler and how its events are ordered. ``guard`` names the order: handlers that share it share what was seen."""
+
+    guard: str
+    handle: Handle
+    order_by: OrderBy | None
+    refetch: Refetch | None
+
+
+@dataclass
+class _Plan:
+    """One held event with all that is worked out before the transaction: its place, and the state that was read again."""
+
+    held: Held
+    handler: Handler | None
+    place: Place | None = None
+    fresh: Event | None = None
+    problem: Exception | None = None
+
+
+class Worker:
+    """Handles the events of one endpoint. Any number of them, in any number of processes, may work on one store."""
+
+    def __init__(self, store: Store, ledger: Ledger, effects: Effects, handlers: Mapping[str, Handler], *, clock: Clock, rng: random.Random,
+                 lease_s: float, max_attempts: int, retry_base_s: float, retry_max_s: float) -> None:
+        self._store = store
+        self._ledger = ledger
+        self._effects = effects
+        self._handlers = handlers
+        self._guard = Guard(ledger.endpoint)
+        self._clock = clock
+        self._rng = rng
+        self._lease_s = lease_s
+        self._max_attempts = max_attempts
+        self._retry_base_s = retry_base_s
+        self._retry_max_s = retry_max_s
+
+    def work(self, limit: int) -> int:
+        """Handles up to ``limit`` events that are due, in one commit. Returns how many were claimed."""
+        with self._store.transaction() as tx:
+            held = self._ledger.claim(tx, self._clock.now(), self._lease_s, limit)
+        if not held:
+            return 0
+        failpoint("inbox.claimed")
+        plans = [self._plan(one) for one in held]
+        with self._store.transaction() as tx:
+            for plan in plans:
+                self._take(tx, plan)
+            failpoint("inbox.handled")
+        failpoint("inbox.done")
+        return len(held)
+
+    def _plan(self, held: Held) -> _Plan:
+        """Outside of any transaction: a refetch asks the network."""
+        plan = _Plan(held, self._handlers.get(held.event.type))
+        handler = plan.handler
+        if handler is None or held.attempt > self._max_attempts or held.event.data is None:
+            return plan
+        try:
+            plan.place = to_place(handler.order_by(held.event)) if handler.order_by else None
+            if handler.refetch and self._wants_refetch(held.event, handler, plan.place):
+                plan.fresh = held.event.with_data(handler.refetch(held.event))
+        except Exception as problem:  # the caller's code: whatever it raises is a failed attempt, and recorded as one
+            plan.problem = problem
+        return plan
+
+    def _wants_refetch(self, event: Event, handler: Handler, place: Place | None) -> bool:
+        if place is None:
+            return True
+        with self._store.transaction() as tx:
+            return self._guard.look(tx, event, handler.guard, place) == "tied"
+
+    def _take(self, tx: Tx, plan: _Plan) -> None:
+        tx.execute("SAVEPOINT event")
+        try:
+            self._act(tx, plan)
+        except Exception as error:
+            tx.execute("ROLLBACK TO SAVEPOINT event")
+            self._fail(tx, plan.held, error)
+        tx.execute("RELEASE SAVEPOINT event")
+
+    def _act(self, tx: Tx, plan: _Plan) -> None:
+        held, handler, now = plan.held, plan.handler, self._clock.now()
+        if held.attempt > self._max_attempts:
+            self._finish(tx, held, "dead", now, f"lost {held.attempt - 1} times by its holder" if held.lost else "too many attempts")
+        elif handler is None:
+            self._finish(tx, held, "ignored", now, "no handler for this type")
+        elif held.event.data is None:
+            self._finish(tx, held, "dead", now, "not_json")
+        elif self._finish(tx, held, "done", now, None):
+            if plan.problem is not None:
+                raise plan.problem
+            self._handle(tx, plan, handler)
+
+    def _handle(self, tx: Tx, plan: _Plan, handler: Handler) -> None:
+        event = plan.held.event
+        standing = "newer" if plan.place is None else self._guard.advance(tx, event, handler.guard, plan.place)
+        if standing == "superseded":
+            self._ledger.amend(tx, plan.held, "superseded", "its object is newer already")
+            return
+        if standing == "tied" and handler.refetch and plan.fresh is None:  # the tie came about in this very batch: once more, with a look
+            tx.execute("ROLLBACK TO SAVEPOINT event")
+            self._ledger.release(tx, plan.held, self._clock.now())
+            return
+        handler.handle(plan.fresh or event, Context(tx, event, self._effects, attempt=plan.held.attempt, tied=standing == "tied"))
+
+    def _finish(self, tx: Tx, held: Held, state: Any, now: float, error: str | None) -> bool:
+        taken = self._ledger.finish(tx, held, state, now, error=error)
+        if not taken:
+            log.warning("a worker outlived its lease", extra={"endpoint": self._ledger.endpoint})
+        elif state == "dead":
+            log.error("an event was given up", extra={"endpoint": self._ledger.endpoint, "event": held.event.id, "reason": error})
+        return taken
+
+    def _fail(self, tx: Tx, held: Held, error: Exception) -> None:
+        now, reason = self._clock.now(), reason_of(error)
+        if isinstance(error, Rejected) or held.attempt >= self._max_attempts:
+            self._finish(tx, held, "dead", now, reason)
+            return
+        due = now + backoff_s(held.attempt, self._retry_base_s, self._retry_max_s, self._rng)
+        if self._ledger.finish(tx, held, "retry", now, due=due, error=reason):
+            log.warning("a handler failed", extra={"endpoint": self._ledger.endpoint, "event": held.event.id, "type": held.event.type,
+                                                   "attempt": held.attempt, "reason": reason})

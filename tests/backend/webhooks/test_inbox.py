@@ -1,0 +1,636 @@
+"""The inbox on SQLite and Postgres: what is answered, what is stored, and that each effect happens once."""
+
+from __future__ import annotations
+
+import base64
+import json
+import random
+import threading
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from buttress.backend.webhooks import Event, Inbox, InboxConfig, NotSent, Rejected, Verifier, at_least_once, at_most_once, keyed, lookup
+from buttress.kernel import failpoint
+from buttress.kernel.errors import InvalidInput
+
+DAY = 86_400.0
+
+
+@pytest.fixture
+def store(stores):
+    return stores.open()
+
+
+@pytest.fixture
+def inbox(store, make_inbox):
+    return make_inbox(store)
+
+
+def states(inbox, *idents):
+    """The state of each event, by id."""
+    with inbox.store.transaction() as tx:
+        found = {ident: state for ident, state in tx.all("SELECT id, state FROM buttress_webhooks_event WHERE endpoint = ?", (inbox.endpoint,))}
+    return [found.get(ident) for ident in idents] if idents else found
+
+
+def drain(inbox, clock, *, days=10.0):
+    """Works until nothing waits, turning the clock to whatever is due next. The bound is generous, and not reached."""
+    end = clock.now() + days * DAY
+    while (due := inbox.work()) is not None:
+        assert due < end, "something waits for ever"
+        clock.set(max(clock.now(), due))
+
+
+# -- arrival
+
+
+def test_stored_then_acknowledged_then_handled(inbox, sender, clock):
+    seen = []
+    inbox.on("invoice.paid")(lambda event, ctx: seen.append((event.id, event.data["data"], ctx.attempt, ctx.tied)))
+    answer = sender.send(inbox, "evt_1", amount=5)
+    assert (answer.status, answer.code) == (200, "stored")
+    assert states(inbox) == {"evt_1": "received"}
+    assert not seen
+    assert inbox.work() is None
+    assert seen == [("evt_1", {"amount": 5}, 1, False)]
+    assert states(inbox) == {"evt_1": "done"}
+
+
+def test_a_duplicate_is_one_for_ever(inbox, sender, clock):
+    seen = []
+    inbox.on("invoice.paid")(lambda event, ctx: seen.append(event.id))
+    assert sender.send(inbox, "evt_1").code == "stored"
+    assert sender.send(inbox, "evt_1").code == "duplicate", "stored, not handled yet"
+    inbox.work()
+    for day in (0, 2.5, 3, 10, 91, 1000):
+        clock.set(1_800_000_000.0 + day * DAY)
+        inbox.retire()
+        answer = sender.send(inbox, "evt_1")
+        assert (answer.status, answer.code) == (200, "duplicate"), day
+        assert inbox.work() is None
+    assert seen == ["evt_1"]
+
+
+def test_retire_drops_bodies_and_keeps_what_is_open(stores, make_inbox, sender, clock):
+    inbox = make_inbox(stores.open(), retention=timedelta(days=30), config=InboxConfig(retry_base_s=40 * DAY, retry_max_s=40 * DAY))
+
+    def sometimes(event, ctx):
+        if event.id != "evt_done":
+            raise ValueError("personal data in a message")
+
+    inbox.on("invoice.paid")(sometimes)
+    for ident in ("evt_done", "evt_retry"):
+        sender.send(inbox, ident)
+    sender.send(inbox, "evt_dead", body=b"not json")
+    sender.send(inbox, "evt_ignored", "unknown.type")
+    sender.send(inbox, "evt_done", body=b'{"type": "invoice.paid", "other": 1}')
+    inbox.work()
+    clock.advance(29 * DAY)
+    assert inbox.retire() == 0
+    clock.advance(2 * DAY)
+    assert inbox.retire() == 3, "done, ignored and the two payloads of the alarm"
+    assert inbox.retire() == 0
+    with inbox.store.transaction() as tx:
+        kept = {ident for (ident,) in tx.all("SELECT id FROM buttress_webhooks_body")}
+        stored = [ident for (ident,) in tx.all("SELECT id FROM buttress_webhooks_event")]
+    assert {ident: ident in kept for ident in stored} == {"evt_done": False, "evt_retry": True, "evt_dead": True, "evt_ignored": False}
+    assert sender.send(inbox, "evt_done", body=b'{"type": "invoice.paid", "third": 1}').code == "mismatch", "the fingerprint is kept"
+
+
+def test_retire_goes_on_until_nothing_is_left(inbox, sender, clock, monkeypatch):
+    monkeypatch.setattr("buttress.backend.webhooks.ledger.RETIRE_BATCH", 2)
+    monkeypatch.setattr("buttress.backend.webhooks.inbox.RETIRE_BATCH", 2)
+    inbox.on("invoice.paid")(lambda event, ctx: None)
+    for number in range(5):
+        sender.send(inbox, f"evt_{number}")
+    inbox.work()
+    clock.advance(91 * DAY)
+    assert inbox.retire() == 5
+
+
+def test_same_id_other_payload_is_an_alarm(inbox, sender, clock):
+    seen = []
+    inbox.on("invoice.paid")(lambda event, ctx: seen.append(event.data["data"]))
+    sender.send(inbox, "evt_1", amount=5)
+    for _ in range(2):
+        answer = sender.send(inbox, "evt_1", amount=500)
+        assert (answer.status, answer.code) == (409, "mismatch")
+    inbox.work()
+    (alarm,) = inbox.gap_report().alarms
+    assert (alarm.kind, alarm.key, json.loads(alarm.first)["data"], json.loads(alarm.other)["data"]) == ("event", "evt_1", {"amount": 5}, {"amount": 500})
+    assert seen == [{"amount": 5}]
+    assert not inbox.gap_report().clean
+
+
+def test_a_retry_that_stripe_counts_down_is_no_alarm(store, make_inbox, sign, clock):
+    inbox = make_inbox(store, verifier=Verifier.stripe("whsec_stripe"))
+    for pending, code in ((2, "stored"), (1, "duplicate")):
+        body = json.dumps({"id": "evt_1", "type": "a", "pending_webhooks": pending}).encode()
+        assert inbox.receive(sign.stripe(body), body).code == code
+    body = json.dumps({"id": "evt_1", "type": "b", "pending_webhooks": 1}).encode()
+    assert inbox.receive(sign.stripe(body), body).code == "mismatch"
+
+
+def test_accounts_and_modes_are_kept_apart(store, make_inbox, sign, clock):
+    inbox, seen = make_inbox(store, verifier=Verifier.stripe("whsec_stripe")), []
+    inbox.on("a")(lambda event, ctx: seen.append((event.account, event.livemode, ctx.effect("email", payload={"to": event.account}))))
+    inbox.callee("email", keyed(lambda effect: None))
+    for account in (None, "acct_1", "acct_2"):
+        for live in (True, False):
+            body = json.dumps({"id": "evt_1", "type": "a", "account": account, "livemode": live}).encode()
+            assert inbox.receive(sign.stripe(body), body).code == "stored"
+            assert inbox.receive(sign.stripe(body), body).code == "duplicate"
+    inbox.work()
+    assert len(seen) == len({key for *_, key in seen}) == 6
+    assert ("acct_1", False, "default/account=acct_1/test/evt_1:email") in seen
+    assert inbox.replay("evt_1") == 6
+
+
+def test_endpoints_share_a_store_and_nothing_else(store, make_inbox, sender, counter, clock):
+    other_secret = "whsec_" + base64.b64encode(b"of the tenant next door, thirty+").decode()
+    mine, theirs = make_inbox(store, endpoint="mine"), make_inbox(store, endpoint="theirs", verifier=Verifier.standard([other_secret, "whsec_" + "QUFB" * 8]))
+    callees = {}
+    for inbox in (mine, theirs):
+        callees[inbox.endpoint] = counter()
+        inbox.callee("email", keyed(callees[inbox.endpoint].send))
+        inbox.on("invoice.paid")(lambda event, ctx: ctx.effect("email", payload={}))
+    headers, body = sender.delivery("evt_1")
+    assert mine.receive(headers, body).code == "stored"
+    assert theirs.receive(headers, body).code == "bad_signature"
+    assert states(theirs) == {}
+    theirs.verifier = mine.verifier
+    assert theirs.receive(headers, body).code == "stored"
+    mine.work_events()
+    theirs.work_events()
+    theirs.work_effects()
+    assert (callees["mine"].keys, callees["theirs"].keys) == ([], ["theirs/evt_1:email"])
+    mine.work_effects()
+    assert callees["mine"].keys == ["mine/evt_1:email"]
+
+
+# -- bad input
+
+
+def test_bad_input_gets_its_answer_and_is_not_stored(stores, make_inbox, sender, sign, clock):
+    inbox = make_inbox(stores.open(), config=InboxConfig(body_max_bytes=100))
+    headers, body = sender.delivery("evt_1")
+    cases = {
+        (401, "unsigned"): ({}, body), (401, "bad_signature"): (headers, body + b" "), (400, "malformed"): ({**headers, "webhook-timestamp": "now"}, body),
+        (413, "too_large"): (headers, b"x" * 101), (400, "stale"): (sign.standard(body, at=clock.now() - 301), body)}
+    for (status, code), delivery in cases.items():
+        answer = inbox.receive(*delivery)
+        assert (answer.status, answer.code) == (status, code)
+    future = inbox.receive(sign.standard(body, at=clock.now() + 301), body)
+    assert future.code == "stale"
+    assert states(inbox) == {}
+    assert inbox.receive(headers, body).code == "stored"
+
+
+def test_signed_but_not_json_is_a_dead_letter_and_acknowledged(inbox, sender):
+    answer = sender.send(inbox, "evt_1", body=b"<xml/>")
+    assert (answer.status, answer.code) == (200, "dead_letter")
+    assert sender.send(inbox, "evt_1", body=b"<xml/>").code == "duplicate"
+    (letter,) = inbox.dead_letters()
+    assert (letter.id, letter.error, letter.body) == ("evt_1", "not_json", b"<xml/>")
+    assert inbox.work() is None
+
+
+def test_json_that_only_the_whole_parser_refuses(inbox, sender):
+    inbox.on("invoice.paid")(lambda event, ctx: pytest.fail("must not be called"))
+    assert sender.send(inbox, "evt_1", body=b'{"type": "invoice.paid", "n": 1e999}').status == 200
+    inbox.work()
+    assert [(letter.id, letter.error) for letter in inbox.dead_letters()] == [("evt_1", "not_json")]
+
+
+def test_an_unknown_type_is_kept_until_it_has_a_handler(inbox, sender):
+    assert sender.send(inbox, "evt_1", "later.type").status == 200
+    assert inbox.work() is None
+    assert inbox.gap_report().ignored == {"later.type": 1}
+    assert inbox.gap_report().clean
+    seen = []
+    inbox.on("later.type")(lambda event, ctx: seen.append(event.id))
+    assert inbox.revive("ignored", "other.type") == 0
+    assert inbox.revive("ignored", "later.type") == 1
+    inbox.work()
+    assert seen == ["evt_1"]
+
+
+def test_a_store_that_is_down_is_503(stores, inbox, sender):
+    inbox.store.close()
+    answer = sender.send(inbox, "evt_1")
+    assert (answer.status, answer.code) == (503, "unavailable")
+
+
+def test_an_insert_that_fails_is_503(inbox, sender):
+    failpoint.arm({"inbox.received": (1, "error")})
+    assert sender.send(inbox, "evt_1").status == 503
+    failpoint.arm(None)
+    assert states(inbox) == {}
+    assert sender.send(inbox, "evt_1").code == "stored"
+
+
+def test_a_busy_store_is_503(sqlite_stores, make_inbox, sender):
+    inbox = make_inbox(sqlite_stores.open(busy_timeout_s=0.05))
+    with sqlite_stores.open().transaction() as tx:
+        tx.execute("CREATE TABLE held_by_another_process (id TEXT)")
+        assert sender.send(inbox, "evt_1").status == 503
+    assert sender.send(inbox, "evt_1").code == "stored"
+
+
+def test_concurrent_duplicates(inbox, sender):
+    delivery, answers = sender.delivery("evt_1"), []
+    threads = [threading.Thread(target=lambda: answers.append(inbox.receive(*delivery))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert sorted(answer.code for answer in answers) == ["duplicate"] * 7 + ["stored"]
+
+
+# -- handlers
+
+
+def test_one_failing_handler_does_not_undo_the_others(inbox, sender, clock, counter):
+    email = counter()
+    inbox.callee("email", keyed(email.send))
+    failing = {"evt_2"}
+
+    def paid(event, ctx):
+        ctx.effect("email", payload={"event": event.id})
+        if event.id in failing:
+            raise KeyError("mallory@example.com")
+
+    inbox.on("invoice.paid")(paid)
+    for number in range(4):
+        sender.send(inbox, f"evt_{number}")
+    due = inbox.work()
+    assert states(inbox, "evt_0", "evt_1", "evt_2", "evt_3") == ["done", "done", "retry", "done"]
+    assert clock.now() < due <= clock.now() + 1
+    assert len(email.done) == 3
+    with inbox.store.transaction() as tx:
+        (error,) = tx.one("SELECT error FROM buttress_webhooks_event WHERE id = 'evt_2'")
+    assert error.startswith("KeyError at paid:")
+    assert "mallory" not in error
+    failing.clear()
+    drain(inbox, clock)
+    assert sorted(email.keys) == [f"default/evt_{n}:email" for n in range(4)]
+
+
+def test_local_effects_and_done_are_one_commit(inbox, sender, clock):
+    with inbox.store.transaction() as tx:
+        tx.execute("CREATE TABLE orders (id TEXT PRIMARY KEY)")
+    inbox.on("invoice.paid")(lambda event, ctx: ctx.tx.execute("INSERT INTO orders (id) VALUES (?)", (event.id,)))
+    sender.send(inbox, "evt_1")
+    failpoint.arm({"inbox.handled": (1, "error")})
+    with pytest.raises(failpoint.FailpointError):
+        inbox.work()
+    failpoint.arm(None)
+    with inbox.store.transaction() as tx:
+        assert tx.all("SELECT id FROM orders") == []
+    assert states(inbox) == {"evt_1": "claimed"}
+    assert inbox.work() == clock.now() + 60, "its lease still runs"
+    drain(inbox, clock)
+    with inbox.store.transaction() as tx:
+        assert tx.all("SELECT id FROM orders") == [("evt_1",)]
+
+
+def test_retries_grow_and_end_in_a_dead_letter(stores, make_inbox, sender, clock):
+    inbox = make_inbox(stores.open(), config=InboxConfig(max_attempts=6, retry_base_s=1, retry_max_s=8))
+    calls = []
+
+    def broken(event, ctx):
+        calls.append(clock.now())
+        raise RuntimeError
+
+    inbox.on("invoice.paid")(broken)
+    sender.send(inbox, "evt_1")
+    drain(inbox, clock)
+    waits = [b - a for a, b in zip(calls, calls[1:], strict=False)]
+    assert len(calls) == 6
+    assert all(cap / 2 <= wait <= cap for wait, cap in zip(waits, (1, 2, 4, 8, 8), strict=True))
+    assert [(letter.id, letter.attempt) for letter in inbox.dead_letters()] == [("evt_1", 6)]
+    assert inbox.replay("evt_1") == 1
+    drain(inbox, clock)
+    assert len(calls) == 12
+
+
+def test_rejected_is_a_dead_letter_at_once(inbox, sender):
+    def refuse(event, ctx):
+        raise Rejected("no such customer")
+
+    inbox.on("invoice.paid")(refuse)
+    sender.send(inbox, "evt_1")
+    assert inbox.work() is None
+    assert [letter.error for letter in inbox.dead_letters()] == ["rejected: no such customer"]
+    assert inbox.revive("dead") == 1
+
+
+def test_an_event_that_kills_its_worker_is_given_up(stores, make_inbox, sender, clock):
+    inbox = make_inbox(stores.open(), config=InboxConfig(max_attempts=3))
+    inbox.on("invoice.paid")(lambda event, ctx: pytest.fail("the worker dies before"))
+    sender.send(inbox, "evt_1")
+    for attempt in range(3):
+        failpoint.arm({"inbox.claimed": (1, "error")})
+        with pytest.raises(failpoint.FailpointError):
+            inbox.work()
+        failpoint.arm(None)
+        clock.advance(61)
+    inbox.work()
+    assert [letter.error for letter in inbox.dead_letters()] == ["lost 3 times by its holder"]
+
+
+def test_a_worker_that_outlived_its_lease_is_refused(stores, make_inbox, sender, clock):
+    slow, quick = make_inbox(stores.open()), make_inbox(stores.open())
+    seen = []
+    slow.on("invoice.paid", refetch=lambda event: (clock.advance(61), quick.work(), event.data)[2])(lambda event, ctx: seen.append("slow"))
+    quick.on("invoice.paid")(lambda event, ctx: seen.append("quick"))
+    sender.send(slow, "evt_1")
+    slow.work()
+    assert seen == ["quick"]
+    assert states(slow) == {"evt_1": "done"}
+
+
+def test_replay_doubles_nothing(inbox, sender, counter, clock):
+    email, calls = counter(keyed=False), []
+    inbox.callee("email", lookup(email.send, email.find))
+    inbox.on("invoice.paid")(lambda event, ctx: (calls.append(event.id), ctx.effect("email", payload={"n": 1})))
+    sender.send(inbox, "evt_1")
+    drain(inbox, clock)
+    assert inbox.replay("evt_1") == 1
+    drain(inbox, clock)
+    assert calls == ["evt_1", "evt_1"]
+    assert email.keys == ["default/evt_1:email"]
+    clock.advance(91 * DAY)
+    inbox.retire()
+    for ident in ("evt_1", "evt_2"):
+        with pytest.raises(InvalidInput, match="is not stored, waits already, or its body was retired"):
+            inbox.replay(ident)
+
+
+def test_two_event_ids_for_one_fact(inbox, sender, counter, clock):
+    email = counter(keyed=False)
+    inbox.callee("email", lookup(email.send, email.find))
+    inbox.on("checkout.completed", "payment.succeeded")(
+        lambda event, ctx: ctx.effect("email", key=event.data["data"]["payment"], payload={"receipt": event.data["data"]["payment"]}))
+    sender.send(inbox, "evt_1", "checkout.completed", payment="pi_1")
+    sender.send(inbox, "evt_2", "payment.succeeded", payment="pi_1")
+    drain(inbox, clock)
+    clock.advance(200 * DAY)
+    sender.send(inbox, "evt_3", "payment.succeeded", payment="pi_1")
+    drain(inbox, clock)
+    assert email.keys == ["default/pi_1:email"]
+    assert set(states(inbox).values()) == {"done"}
+    assert inbox.gap_report().clean
+
+
+def test_one_key_with_two_payloads_is_an_alarm_and_sent_once(inbox, sender, counter, clock):
+    credit = counter()
+    inbox.callee("credit", keyed(credit.send))
+    inbox.on("invoice.paid")(lambda event, ctx: ctx.effect("credit", key="pi_1", payload={"cents": event.data["data"]["cents"]}))
+    sender.send(inbox, "evt_1", cents=100)
+    sender.send(inbox, "evt_2", cents=900)
+    drain(inbox, clock)
+    assert credit.done == [("default/pi_1:credit", {"cents": 100})]
+    (alarm,) = inbox.gap_report().alarms
+    assert (alarm.kind, alarm.key, alarm.first, alarm.other) == ("effect", "default/pi_1:credit", b'{"cents":100}', b'{"cents":900}')
+    assert states(inbox, "evt_2") == ["done"]
+
+
+@pytest.mark.parametrize("use", [lambda ctx: ctx.effect("nobody"), lambda ctx: ctx.effect("email", key=""), lambda ctx: ctx.effect("email", payload={"x": "y" * (1 << 20)})])
+def test_an_effect_that_cannot_be_is_a_failed_handler(stores, make_inbox, sender, use):
+    inbox = make_inbox(stores.open(), config=InboxConfig(max_attempts=1))
+    inbox.callee("email", keyed(lambda effect: None))
+    inbox.on("invoice.paid")(lambda event, ctx: use(ctx))
+    sender.send(inbox, "evt_1")
+    inbox.work()
+    assert inbox.dead_letters()[0].error.startswith("invalid_input")
+
+
+# -- effects
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("kind", ["keyed", "lookup", "at_most_once", "at_least_once"])
+def test_a_send_without_an_answer(inbox, sender, counter, clock, kind, moment):
+    """The answer is lost once, before or after the effect happened: what follows is the kind's promise."""
+    email, lost = counter(keyed=kind == "keyed"), []
+
+    def lose(when):
+        if when == moment and not lost:
+            lost.append(when)
+            raise TimeoutError
+
+    email.fail = lose
+    makers = {"keyed": keyed, "at_most_once": at_most_once, "at_least_once": at_least_once}
+    inbox.callee("email", lookup(email.send, email.find) if kind == "lookup" else makers[kind](email.send))
+    inbox.on("invoice.paid")(lambda event, ctx: ctx.effect("email", payload={}))
+    sender.send(inbox, "evt_1")
+    drain(inbox, clock)
+    happened, doubts = len(email.done), inbox.doubts()
+    if kind in ("keyed", "lookup"):
+        assert (happened, doubts) == (1, [])
+    elif kind == "at_most_once":
+        assert happened == (1 if moment == "after" else 0)
+        assert [(d.effect, d.key, d.outcome) for d in doubts] == [("email", "default/evt_1:email", "not_sent_again")]
+        assert [d.key for d in inbox.gap_report().dead_effects] == ["default/evt_1:email"]
+    else:
+        assert happened == (2 if moment == "after" else 1)
+        assert [(d.effect, d.key, d.outcome) for d in doubts] == [("email", "default/evt_1:email", "sent_again")]
+
+
+@pytest.mark.parametrize("happened", [True, False])
+def test_a_doubt_is_resolved_by_evidence(inbox, sender, counter, clock, happened):
+    email = counter(keyed=False)
+
+    def lose(moment):
+        raise ConnectionResetError
+
+    email.fail = lose
+    inbox.callee("email", at_most_once(email.send))
+    inbox.on("invoice.paid")(lambda event, ctx: ctx.effect("email", payload={}))
+    sender.send(inbox, "evt_1")
+    drain(inbox, clock)
+    email.fail = lambda moment: None
+    assert inbox.replay_effect("email", "default/evt_1:email") == 1
+    drain(inbox, clock)
+    assert email.done == [], "a replay alone sends nothing that is in doubt"
+    assert inbox.resolve("email", "default/evt_1:email", happened=happened) >= 1
+    drain(inbox, clock)
+    assert len(email.done) == (0 if happened else 1)
+    report = inbox.gap_report()
+    assert (report.doubts, report.dead_effects) == ((), ())
+    assert inbox.resolve("email", "default/evt_1:email", happened=happened) == 0
+
+
+def test_not_sent_is_no_doubt(inbox, sender, counter, clock):
+    email = counter(keyed=False)
+    refusals = iter([NotSent("busy", after_s=30.0), NotSent("busy")])
+
+    def busy(moment):
+        if moment == "before" and (refusal := next(refusals, None)):
+            raise refusal
+
+    email.fail = busy
+    inbox.callee("email", at_most_once(email.send))
+    inbox.on("invoice.paid")(lambda event, ctx: ctx.effect("email", payload={}))
+    sender.send(inbox, "evt_1")
+    assert inbox.work() == clock.now() + 30, "the callee said when"
+    drain(inbox, clock)
+    assert (len(email.done), inbox.doubts()) == (1, [])
+
+
+@pytest.mark.parametrize("kind", ["keyed", "lookup"])
+def test_rejected_effects_are_dead_letters_and_can_be_replayed(inbox, sender, counter, clock, kind):
+    email = counter()
+
+    def refuse(moment):
+        raise Rejected("HTTP 422")
+
+    email.fail = refuse
+    inbox.callee("email", keyed(email.send) if kind == "keyed" else lookup(email.send, email.find))
+    inbox.on("invoice.paid")(lambda event, ctx: ctx.effect("email", payload={}))
+    sender.send(inbox, "evt_1")
+    assert inbox.work() is None
+    assert [(d.effect, d.key, d.error) for d in inbox.gap_report().dead_effects] == [("email", "default/evt_1:email", "rejected: HTTP 422")]
+    email.fail = lambda moment: None
+    assert inbox.replay_effect("email") == 1
+    drain(inbox, clock)
+    assert len(email.done) == 1
+
+
+def test_a_callee_that_is_down_does_not_hold_up_the_others(inbox, sender, counter, clock):
+    down, up = counter(), counter()
+
+    def refuse(moment):
+        raise NotSent("connection refused")
+
+    down.fail = refuse
+    inbox.callee("down", keyed(down.send))
+    inbox.callee("up", keyed(up.send))
+    inbox.on("invoice.paid")(lambda event, ctx: (ctx.effect("down"), ctx.effect("up")))
+    for number in range(20):
+        sender.send(inbox, f"evt_{number}")
+    inbox.work()
+    assert (len(up.done), down.calls) == (20, 3), "the rest of the batch was not tried one by one"
+    down.fail = lambda moment: None
+    drain(inbox, clock)
+    assert len(down.done) == 20
+
+
+@pytest.mark.parametrize("kind", ["keyed", "lookup", "at_most_once", "at_least_once"])
+def test_a_lease_that_ran_out_before_a_send(stores, make_inbox, sender, counter, clock, kind):
+    """Two senders: the first is held up (by another, slow, effect) beyond its lease; a second one takes over meanwhile."""
+    first, second = make_inbox(stores.open()), make_inbox(stores.open())
+    email = counter(keyed=False)
+    makers = {"keyed": keyed, "at_most_once": at_most_once, "at_least_once": at_least_once}
+
+    def slow(effect):
+        if not email.done:
+            clock.advance(61)
+            second.work_effects()
+        return email.send(effect)
+
+    for inbox, send in ((first, slow), (second, email.send)):
+        inbox.callee("email", lookup(send, email.find) if kind == "lookup" else makers[kind](send))
+        inbox.on("invoice.paid")(lambda event, ctx: ctx.effect("email", payload={}))
+    for number in range(3):
+        sender.send(first, f"evt_{number}")
+    first.work_events()
+    first.work_effects()
+    drain(first, clock)
+    others = [key for key in email.keys if key != "default/evt_0:email"]
+    assert sorted(others) == ["default/evt_1:email", "default/evt_2:email"], "only the send under way when the lease ran out can be doubled"
+    if kind in ("at_most_once", "at_least_once", "lookup"):
+        assert [doubt.key for doubt in first.doubts()].count("default/evt_0:email") >= 1, "and that is listed"
+
+
+def test_a_timeout_must_fit_in_the_lease(inbox):
+    with pytest.raises(InvalidInput, match="half of the lease"):
+        inbox.callee("slow", keyed(lambda effect: None, timeout_s=31))
+
+
+# -- operation
+
+
+def test_gap_report_names_what_is_stuck(inbox, sender, clock):
+    sender.send(inbox, "evt_1")
+    assert inbox.gap_report().stuck == ()
+    clock.advance(901)
+    assert [entry.id for entry in inbox.gap_report().stuck] == ["evt_1"]
+    assert not inbox.gap_report().clean
+
+
+def test_backfill_finds_what_was_never_delivered(store, make_inbox, sign, clock, counter):
+    inbox, seen = make_inbox(store, verifier=Verifier.stripe("whsec_stripe")), []
+    inbox.on("a")(lambda event, ctx: seen.append(event.id))
+    listed = [{"id": f"evt_{n}", "type": "a", "created": 1_799_000_000 + n, "pending_webhooks": 0} for n in range(250)]
+    delivered = json.dumps({**listed[3], "pending_webhooks": 1}).encode()
+    assert inbox.receive(sign.stripe(delivered), delivered).code == "stored"
+    found = inbox.backfill(iter(listed), since=datetime.fromtimestamp(1_799_000_002, UTC))
+    assert (found.older, found.known, found.missed) == (2, 1, 247)
+    assert inbox.backfill(listed, since=0.0).missed == 2
+    assert {entry.id for entry in inbox.gap_report(limit=300).missed} == {f"evt_{n}" for n in range(250)} - {"evt_3"}
+    drain(inbox, clock)
+    assert len(seen) == len(set(seen)) == 250
+    late = json.dumps({**listed[7], "pending_webhooks": 1, "api_version": "another rendering"}).encode()
+    assert inbox.receive(sign.stripe(late), late).code == "duplicate", "delivered after all"
+    assert "evt_7" not in {entry.id for entry in inbox.gap_report(limit=300).missed}
+    drain(inbox, clock)
+    assert len(seen) == 250
+    with pytest.raises(InvalidInput):
+        inbox.backfill([b"not json"], since=0.0)
+
+
+def test_backfill_of_schemes_without_an_id_in_the_body(inbox):
+    event = Event("evt_9", "invoice.paid", b"{}")
+    assert inbox.backfill([event, event], since=0.0).missed == 1
+    with pytest.raises(InvalidInput, match="does not carry its id"):
+        inbox.backfill([{"id": "evt_1"}], since=0.0)
+    with pytest.raises(InvalidInput, match="offset"):
+        inbox.backfill([], since=datetime(2026, 1, 1))  # noqa: DTZ001
+
+
+@pytest.mark.parametrize("make", [
+    lambda store: Inbox(store, Verifier.standard(b"k" * 32), endpoint="a/b"), lambda store: Inbox(store, Verifier.standard(b"k" * 32), retention=timedelta(days=-1)),
+    lambda store: InboxConfig(lease_s=0), lambda store: InboxConfig(max_attempts=0), lambda store: Inbox(store, Verifier.standard(b"k" * 32)).on(),
+    lambda store: Inbox(store, Verifier.standard(b"k" * 32)).on(len), lambda store: Inbox(store, Verifier.standard(b"k" * 32)).callee("a b", keyed(print)),
+    lambda store: lookup(print, None), lambda store: keyed(print, timeout_s=0)])
+def test_arguments_are_checked_at_once(sqlite_stores, make):
+    with pytest.raises(InvalidInput):
+        make(sqlite_stores.open())
+
+
+def test_registering_twice_is_refused(inbox):
+    inbox.on("a")(print)
+    with pytest.raises(InvalidInput, match="handler already"):
+        inbox.on("a")(print)
+    inbox.callee("email", keyed(print))
+    with pytest.raises(InvalidInput, match="registered already"):
+        inbox.callee("email", keyed(print))
+
+
+def test_errors_hold_no_payload(inbox, sender, caplog):
+    """Logs and stored errors say what and where, never what was in it."""
+    def broken(event, ctx):
+        raise ValueError(event.data["data"]["email"])
+
+    inbox.on("invoice.paid")(broken)
+    sender.send(inbox, "evt_1", email="mallory@example.com")
+    sender.send(inbox, "evt_1", email="eve@example.com")
+    inbox.work()
+    text = "".join(str(record.__dict__) for record in caplog.records)
+    assert "evt_1" in text
+    assert "example.com" not in text
+    with inbox.store.transaction() as tx:
+        assert "example.com" not in str(tx.all("SELECT error FROM buttress_webhooks_event"))
+
+
+def test_jitter_comes_from_the_generator_that_was_passed_in(stores, sender, clock):
+    dues = []
+    for seed in (1, 1, 2):
+        inbox = Inbox(stores.open(), Verifier.standard(sender.delivery.__globals__["SECRET"]), endpoint=f"e{len(dues)}", rng=random.Random(seed))
+        inbox.on("invoice.paid")(lambda event, ctx: 1 / 0)
+        sender.send(inbox, "evt_1")
+        dues.append(inbox.work())
+    assert dues[0] == dues[1] != dues[2]

@@ -1,0 +1,46 @@
+"""Instruments for processes: what is open, whether somebody is still there, and waiting for an end without sleeping."""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from buttress.proof import host
+
+SUBJECTS = Path(__file__).with_name("subjects.py")
+
+
+def factory(name: str) -> str:
+    return f"{SUBJECTS}:{name}"
+
+
+def host_argv(name: str, calls: Sequence[str], *, isolated: bool = False) -> list[str]:
+    return [sys.executable, *(["-I", "-S"] if isolated else []), host.__file__, "--factory", factory(name), "--calls", ",".join(calls)]
+
+
+def variables(folder: Path, **more: str) -> dict[str, str]:
+    (folder / "state").mkdir(exist_ok=True)
+    return {"BUTTRESS_DIR": str(folder / "state"), "BUTTRESS_SEED": "7", "BUTTRESS_WORLD": "{}", "BUTTRESS_CLOCK": "", "BUTTRESS_WORKER": "0", **more}
+
+
+def open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def ends(pid: int, timeout_s: float = 10.0) -> bool:
+    """Waits for the end of any process, not only of a child: True when it is gone."""
+    try:
+        watched = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([watched], [], [], timeout_s)[0])
+    finally:
+        os.close(watched)
+
+
+def alive(pid: int) -> bool:
+    return not ends(pid, 0)
