@@ -296,7 +296,7 @@ def test_the_exit_status_of_a_forked_subject_is_its_own(server, tmp_path, log):
 
 
 def test_it_imports_once_and_forks_many_times(tmp_path, log, monkeypatch):
-    monkeypatch.setenv("COUNT_IMport_textS_IN", str(tmp_path / "imports"))
+    monkeypatch.setenv("COUNT_IMPORTS_IN", str(tmp_path / "imports"))
     server = ForkServer(lab.factory("Echo"), CALLS, tmp_path / "fork-server.log")
     try:
         before = None

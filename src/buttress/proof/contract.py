@@ -74,7 +74,7 @@ class Scenario:
     """One way of loading a subject. Each fault case is a trial of its own, after one clean enumerating trial of the same size.
 
     ``virtual`` False: on the machine's clock. ``processes``: needs a process (crash, pause, memory); else in-process.
-    ``roles``: who takes part (empty: all).
+    ``roles`` and ``hosting`` (in-process, line, service, url): who takes part (empty: all).
     """
 
     name: str
@@ -83,6 +83,7 @@ class Scenario:
     virtual: bool = True
     processes: bool = False
     roles: tuple[Role, ...] = ()
+    hosting: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,7 @@ def run(proof: Proof, folder: Path, options: Options) -> Outcome:
     return Outcome(
         judged=judged, subjects={s.name: s for s in subjects}, evidence=runner.evidence,
         claims=verdict.judge_claims(claims, controls, runner.evidence, judged, options.scale),
-        others={s.name: verdict.judge_claims([c for c in claims if c.over is None], controls, runner.evidence, s.name, options.scale)
+        others={s.name: verdict.judge_claims([c for c in claims if c.over is None and not c.about], controls, runner.evidence, s.name, options.scale)
                 for s in subjects if s.name != judged},
         controls=controls, faults=runner.faults, errors=runner.errors, figures=figures, trials=runner.trials,
         records=writer.records, wall_s=time.monotonic() - began, laps=laps,
@@ -157,7 +157,9 @@ class _Runner:
 
     def scenario(self, scenario: Scenario, subject: Subject) -> None:
         evidence = self.evidence[subject.name]
-        if (scenario.roles and subject.role not in scenario.roles) or evidence.absent or (scenario.virtual and "virtual" in evidence.missing):
+        if (scenario.roles and subject.role not in scenario.roles) or (scenario.hosting and hosted(subject) not in scenario.hosting):
+            return
+        if evidence.absent or (scenario.virtual and "virtual" in evidence.missing):
             return
         hits = self.trial(scenario, subject, Case("clean"))
         if hits is None:
@@ -348,7 +350,7 @@ def _ours(proof: Proof) -> str:
 
 
 def _judged_claims(proof: Proof, options: Options) -> Sequence[Claim]:
-    claims: Iterable[Claim] = proof.claims
+    claims: Iterable[Claim] = [c for c in proof.claims if not (c.about and options.subject is not None)]
     if options.claims:
         claims = [c for c in claims if c.name in options.claims]
     return list(claims)

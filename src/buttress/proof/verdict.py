@@ -174,11 +174,11 @@ def judge_claims(
     claims: Sequence[Claim], controls: Sequence[ControlState], evidence: Mapping[str, Evidence], judged: str, scale: str,
 ) -> list[Judged]:
     """All rules, in their order, about one subject."""
-    first = [_judge_alone(claim, evidence, judged, scale) for claim in claims]
+    first = [_judge_alone(claim, evidence, claim.about or judged, scale) for claim in claims]
     second = [_apply_controls(result, controls, judged) for result in first]
     correct = [r for r in second if not _is_speed(r.claim) and r.verdict != "deferred"]
     standing = worst([r.verdict for r in correct])
-    return [_apply_speed(result, standing, evidence, judged) for result in second]
+    return [_apply_speed(result, standing, evidence) for result in second]
 
 
 def _judge_alone(claim: Claim, evidence: Mapping[str, Evidence], judged: str, scale: str) -> Judged:
@@ -229,7 +229,8 @@ def _is_speed(claim: Claim) -> bool:
     return claim.speed or claim.over is not None
 
 
-def _apply_speed(result: Judged, standing: Verdict, evidence: Mapping[str, Evidence], judged: str) -> Judged:
+def _apply_speed(result: Judged, standing: Verdict, evidence: Mapping[str, Evidence]) -> Judged:
+    judged = result.subject
     if not _is_speed(result.claim) or result.verdict not in ("pass", "fail"):
         return result
     if result.claim.over is not None and evidence[judged].hosted != evidence[result.claim.over].hosted:  # rule: hosted alike

@@ -16,7 +16,15 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from buttress.kernel.clock import Clock
-from buttress.kernel.errors import ButtressError, InvalidInput, MissingExtra, RolledBack, SchemaMismatch, Unavailable, Uncertain
+from buttress.kernel.errors import (
+    ButtressError,
+    InvalidInput,
+    MissingExtra,
+    RolledBack,
+    SchemaMismatch,
+    Unavailable,
+    Uncertain,
+)
 from buttress.kernel.failpoint import failpoint
 from buttress.kernel.store import SCHEMA_TABLE, TYPES, Dialect, Row, Schema, Tx
 

@@ -36,6 +36,7 @@ class Callee:
     found: dict[str, bytes] = field(default_factory=dict)  # by reference
     state: dict[str, Any] = field(default_factory=dict)  # by object: the last one that was written
     requests: int = 0
+    references: set[str] = field(default_factory=set)  # what happened at all
 
 
 class Callees:
@@ -95,6 +96,7 @@ class Callees:
         if "object" in effect:
             callee.state[str(effect["object"])] = effect.get("status")
         answer = json.dumps({"id": f"{callee.name}-{callee.requests}"}).encode()
+        callee.references.add(reference)
         callee.found[str(effect.get("key") or reference)] = answer
         if callee.honours == "keyed" and key:
             callee.answers[key] = (now, answer)

@@ -6,7 +6,8 @@ from typing import Any
 
 from buttress.backend.webhooks.proof import checkers
 from buttress.backend.webhooks.proof.port import Receiver
-from buttress.backend.webhooks.proof.scenarios import Size, crash_points, outside, three_days
+from buttress.backend.webhooks.proof.scenarios import Size, crash_points, outside, real_time, three_days
+from buttress.backend.webhooks.proof.subjects import at_url
 from buttress.proof import Claim, Control, Figure, Proof, Scenario, Subject
 from buttress.proof.contract import Measured
 from buttress.proof.faults import Crash, CrashAtCall, Pause, Proxy
@@ -26,7 +27,8 @@ def scenarios(size: Size) -> tuple[Scenario, ...]:
     return (
         Scenario(checkers.STEADY, three_days, processes=True),
         Scenario(checkers.CRASH, crash_points, faults, processes=True),
-        Scenario(checkers.NOTHING, crash_points, (Crash(each=size.each, replies=size.replies),), processes=True, roles=("buttress", "yours")),
+        Scenario(checkers.SERVICE, real_time, (Crash(replies=size.replies),), virtual=False, hosting=("service", "url")),
+        Scenario(checkers.NOTHING, crash_points, (Crash(each=size.each, replies=size.replies),), processes=True, roles=("buttress",)),
     )
 
 
@@ -47,12 +49,17 @@ PROOF = Proof(
     scenarios=scenarios,
     checkers=(checkers.effects, checkers.states, checkers.forgeries),
     claims=(
+        Claim("effects doubled or lost when nothing breaks", "wrong_clean", "== 0", "effects", perfect=nothing_wrong),
         Claim("effects doubled or lost over 72 hours and day 10", "wrong", "== 0", "effects", needs=("virtual",), perfect=nothing_wrong),
         Claim("effects doubled or lost under one fault each", "wrong_under_faults", "== 0", "effects", needs=("crash",), perfect=nothing_wrong),
         Claim("orders in a wrong final state", "diverged", "== 0", "orders", perfect=nothing_wrong),
         Claim("forged or stale deliveries acted on", "forged", "== 0", "deliveries", perfect=nothing_wrong),
-        Claim("doubled at a callee that honours nothing, at_most_once", "coupons_doubled", "== 0", "effects", needs=("failpoints",), perfect=nothing_wrong),
-        Claim("lost at a callee that honours nothing, at_least_once", "points_lost", "== 0", "effects", needs=("failpoints",), perfect=nothing_wrong),
+        Claim("doubled at a callee that honours nothing, at_most_once", "coupons_doubled", "== 0", "effects", about="buttress", perfect=nothing_wrong),
+        Claim("lost at a callee that honours nothing, at_least_once", "points_lost", "== 0", "effects", about="buttress", perfect=nothing_wrong),
+        Claim("on Postgres: effects doubled or lost over 72 hours and day 10", "wrong", "== 0", "effects", scale="full", needs=("postgres",),
+              about="buttress on Postgres", perfect=nothing_wrong),
+        Claim("on Postgres: effects doubled or lost under one fault each", "wrong_under_faults", "== 0", "effects", scale="full", needs=("postgres",),
+              about="buttress on Postgres", perfect=nothing_wrong),
     ),
     controls=(
         Control("no protection must double at once", "no protection", "doubled_at_once", "> 0"),
@@ -66,6 +73,7 @@ PROOF = Proof(
         "full": Size(events=20_000, crash_events=40, forged=40, each=0, replies=0, calls=40),
     },
     world=outside,
+    from_url=at_url,
     findings={
         "pass": "Nothing doubled, nothing lost: not in 72 hours, not on day 10, not at any of the faults.",
         "fail": "Doubled or lost: {wrong} effects in 72 hours, {wrong_under_faults} under faults.",

@@ -84,7 +84,7 @@ def accounts(history: History) -> Iterator[Account]:
         yield account
 
 
-STEADY, CRASH, NOTHING = "72 hours and day 10", "one fault each", "callees that honour nothing"
+STEADY, CRASH, NOTHING, SERVICE = "72 hours and day 10", "one fault each", "callees that honour nothing", "one fault each, in real time"
 HONOUR = ("orders", "emails", "credits")
 
 
@@ -93,18 +93,24 @@ def effects(history: History) -> Mapping[str, Measured]:
     doubled: Counter[str] = Counter()
     lost: Counter[str] = Counter()
     of: Counter[str] = Counter()
-    after_48 = at_once = once = 0
+    after_48 = at_once = once = clean = 0
     plain: Counter[str] = Counter()
     for a in accounts(history):
+        if a.scenario == SERVICE:
+            a.scenario = CRASH
         twice, never = list(a.doubled(*HONOUR)), list(a.lost(*HONOUR))
+        if a.scenario in (CRASH, STEADY) and a.case == "clean":
+            clean += len(twice) + len(never)
+            of["clean"] += a.of(*HONOUR)
         doubled[a.scenario] += len(twice)
         lost[a.scenario] += len(never)
         of[a.scenario] += a.of(*HONOUR)
+        if a.scenario in (STEADY, CRASH) and a.case == "clean":
+            once += sum(a.taken.values())
+            of["events"] += len(a.taken)
         if a.scenario == STEADY:
             after_48 += sum(1 for _, at in twice if 48 * HOUR < at - EPOCH < 100 * HOUR)
             at_once += sum(1 for event, at in twice if at - EPOCH <= 48 * HOUR and event not in a.twins)
-            once += sum(a.taken.values())
-            of["events"] += len(a.taken)
         if a.scenario == NOTHING:
             plain["coupons doubled"] += sum(1 for _ in a.doubled("coupons"))
             plain["points lost"] += sum(1 for _ in a.lost("points"))
@@ -113,6 +119,7 @@ def effects(history: History) -> Mapping[str, Measured]:
     return {
         "wrong": count(doubled[STEADY] + lost[STEADY], of[STEADY]), "doubled": count(doubled[STEADY], of[STEADY]), "lost": count(lost[STEADY], of[STEADY]),
         "doubled_after_48": count(after_48, of[STEADY]), "doubled_at_once": count(at_once, of[STEADY]),
+        "wrong_clean": count(clean, of["clean"]),
         "wrong_under_faults": count(doubled[CRASH] + lost[CRASH], of[CRASH]), "lost_under_faults": count(lost[CRASH], of[CRASH]),
         "genuine": count(once, of["events"]), "genuine_refused": count(of["events"] - once, of["events"]),
         "coupons_doubled": count(plain["coupons doubled"], of["coupons"]), "points_lost": count(plain["points lost"], of["points"]),
@@ -193,7 +200,7 @@ def where(histories: Mapping[str, History]) -> Mapping[str, Any]:
         for a in accounts(history):
             if a.scenario == NOTHING:
                 continue
-            cases.add(a.situation("", 0.0) if a.scenario == CRASH and a.case != "clean" else "steady")
+            cases.add(a.situation("", 0.0) if a.scenario in (CRASH, SERVICE) and a.case != "clean" else "steady")
             for event, at in a.doubled(*HONOUR):
                 counted[a.situation(event, at)] += 1
             for event in a.lost(*HONOUR):

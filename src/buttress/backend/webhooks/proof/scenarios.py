@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -16,6 +17,8 @@ from buttress.proof.world import Callee, Callees, Sender
 from buttress.proof.world.sender import HOUR
 
 DAY_10 = 10 * 24 * HOUR
+QUIET_S = 0.4
+QUIET_MAX_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ def three_days(trial: Trial) -> None:
     _conclude(trial, sent)
 
 
-def crash_points(trial: Trial) -> None:
+def crash_points(trial: Trial, *, forge_once: bool = False) -> None:
     """A short run of the same kind, for one kill, pause or swallowed answer in each trial."""
     rng = trial.rng
     policies = "coupons" in trial.world
@@ -90,9 +93,33 @@ def crash_points(trial: Trial) -> None:
         if rng.random() < 0.30:
             copies = 2 if rng.random() < 0.3 else 1
             sender.plan(start + rng.uniform(0.1, HOUR), one.delivery, again="two copies at once" if copies == 2 else "delivered again", copies=copies)
+    if forge_once:
+        sender.at(EPOCH, lambda port: forge(trial, port, rng))
     _announce(trial, sent)
     sender.run()
+    if not trial.scenario.virtual:
+        _await_effects(trial, sent)
     _conclude(trial, sent)
+
+
+def real_time(trial: Trial) -> None:
+    """The same short run on the machine's clock, for a service: retries follow at once, and what is due is waited for."""
+    crash_points(trial, forge_once=True)
+
+
+def _await_effects(trial: Trial, sent: list[world.Sent]) -> None:
+    """Until all that is due has happened and the callees have been quiet for a moment; at the latest after ``QUIET_MAX_S``."""
+    wanted = {(due.callee, due.reference) for one in sent for due in one.due}
+    deadline = time.monotonic() + QUIET_MAX_S
+    seen, since = -1, time.monotonic()
+    while time.monotonic() < deadline:
+        count = sum(callee.requests for callee in trial.outside.values())
+        if count != seen:
+            seen, since = count, time.monotonic()
+        happened = {(name, reference) for name, callee in trial.outside.items() for reference in callee.references}
+        if time.monotonic() - since > (QUIET_S if wanted <= happened else 20 * QUIET_S):
+            return
+        time.sleep(0.02)
 
 
 def _starts(sent: list[world.Sent], rng: random.Random, span: float) -> list[float]:

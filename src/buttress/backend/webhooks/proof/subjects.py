@@ -79,6 +79,34 @@ def buttress_postgres(env: Env) -> Ours:
     return Ours(env, PostgresStore(env.world["postgres"], clock=env.clock, create=True))
 
 
+# -- yours, as a service
+
+
+class AtUrl:
+    """A receiver that is reached over HTTP: what it does on its own it does in its own time."""
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        self.host, self.port, self.path = parts.hostname or "", parts.port, (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+
+    def deliver(self, headers: Mapping[str, str], body: str) -> int:
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=20)
+        try:
+            connection.request("POST", self.path, body.encode(), {"Content-Type": "application/json", **headers})
+            answer = connection.getresponse()
+            answer.read()
+            return answer.status
+        finally:
+            connection.close()
+
+    def work(self) -> float | None:
+        return None
+
+
+def at_url(url: str, env: Env) -> AtUrl:
+    return AtUrl(url)
+
+
 # -- the ways that broke
 
 
@@ -203,4 +231,4 @@ def setnx_redis(env: Env) -> SetNxRedis:
     return SetNxRedis(env)
 
 
-__all__ = ["Naive", "Ours", "SetNx", "SetNxRedis", "buttress", "buttress_postgres", "none", "setnx", "setnx_redis"]
+__all__ = ["AtUrl", "Naive", "Ours", "SetNx", "SetNxRedis", "at_url", "buttress", "buttress_postgres", "none", "setnx", "setnx_redis"]
