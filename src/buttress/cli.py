@@ -260,7 +260,7 @@ def doctor(ctx: click.Context, fetch: str | None, as_json: bool) -> None:
 
     if fetch:
         from buttress.index import systems
-        from buttress.servers import parts
+        from buttress.proof import parts
 
         peers = {s.name: s.parts for found in systems() for s in load_proof(found).subjects if s.parts}
         if fetch not in peers:

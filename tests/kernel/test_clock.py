@@ -90,8 +90,6 @@ def test_a_reader_in_another_process_sees_each_turn(shared, fork):
         os.close(answer)
 
 
-@pytest.mark.xfail(strict=True, reason="clock.py: struct.pack_into zeroes its buffer before it writes, byte by byte: "
-                                       "another process reads 0.0 or a mixture while the clock is set")
 def test_a_reader_never_sees_half_a_time(shared, fork):
     clock = shared()
     one, other = START, START + 123_456.789

@@ -268,6 +268,14 @@ class TakesNoIntentForOne(MemoryIdempotency):
             super().intend(key, fence, intent)
 
 
+class PassesEverythingOn(MemoryIdempotency):
+    """Leaves it to its driver to complain."""
+
+    def renew(self, key, fence, lease_s):
+        fence.to_bytes(8, "big", signed=True)
+        super().renew(key, fence, lease_s)
+
+
 class EscapesSurrogates(MemoryIdempotency):
     """Makes another key of what is no Unicode: two keys may become one."""
 
@@ -398,6 +406,7 @@ MUTANTS = [
     (LooksThenTakes, conformance.of_many_claims_one_is_new),
     (TakesAndTellsNobody, conformance.a_fresh_key_is_new),
     (TakesNoIntentForOne, conformance.an_intent_is_bytes),
+    (PassesEverythingOn, conformance.what_cannot_be_held_is_refused),
     (EscapesSurrogates, conformance.text_that_is_not_unicode_is_refused),
     (StumblesOverTypes, conformance.a_lease_is_a_number),
     (OffByOne, conformance.limits_are_inclusive),

@@ -25,14 +25,7 @@ from buttress.kernel.store.sqlite import SqliteStore
 from buttress.testing import outbox as conformance
 
 KNOWN = {
-    "a_take_that_was_rolled_back_leaves_no_certainty": "outbox.py take(): joins an open transaction, so that a rollback (or death) undoes the lease of a message that "
-                                                       "may have been sent: it comes again undoubted. Refuse, as intend does (submit)",
-    "a_note_is_limited": "outbox.py settle(): the 64 KiB that Sent promises for its note are not checked",
-    "times_are_numbers": "outbox.py put(), take(), settle(): NaN passes; such a message is pending for ever and never due",
-    "text_that_is_not_unicode_is_refused": "outbox.py _check(): a lone surrogate is a bare UnicodeEncodeError",
-    "any_error_can_be_told": "outbox.py settle(): an error text with NUL (Postgres) or a lone surrogate makes the driver raise, and the message is not settled",
-    "a_held_back_message_is_not_due": "outbox.py backlog(): next_due counts messages behind the oldest of their lane: a sender that sleeps until next_due spins",
-    "a_lane_is_text_like_a_key": "outbox.py put(): the lane is not checked (length, NUL, lone surrogate)",
+    "a_text_is_no_list": "outbox.py take(), replay(): a str is a Sequence[str] of its letters: take(10, 30, 'orders') gives nothing, for ever",
 }
 ALL = conformance.promises(conformance.Case(None, None, reopen=True, renumber=True))
 PROMISES = [
@@ -86,6 +79,39 @@ def test_ordered_makes_a_lane_of_each_stream(stores):
     for message in first:
         mine.settle(message, Sent())
     assert sorted(message.key for message in mine.take(10, 30)) == ["s1", "t1"]
+
+
+@pytest.mark.xfail(strict=True, reason="outbox.py backlog(), take(streams=...): they read every message that was ever sent (measured with 200,000 sent: 25 to 80 ms "
+                                       "each); no index serves state <> 'sent' or the stream of what is pending")
+def test_what_was_sent_costs_nothing_any_more(sqlite_stores):
+    """Counted in steps of SQLite's machine, not in time."""
+    def steps(sent):
+        store = sqlite_stores.fresh(ManualClock())
+        mine = SqlOutbox(store)
+        with store.transaction():
+            for n in range(sent + 20):
+                mine.put("s", f"{n}", b"")
+        taken = mine.take(sent, 30)
+        with store.transaction():
+            for message in taken:
+                mine.settle(message, Sent())
+        count = 0
+
+        def step():
+            nonlocal count
+            count += 1
+
+        def watch(tx):
+            tx.connection.set_progress_handler(step, 10)
+
+        store.submit(watch)
+        with store.transaction() as tx:
+            watch(tx)
+        assert len(mine.take(3, 30, ["s"])) == 3
+        assert mine.backlog("s").pending == mine.backlog().pending == 20
+        return count
+
+    assert steps(1_000) < 2 * steps(100)
 
 
 # -- the machine
@@ -267,7 +293,7 @@ def test_the_machine_finds_a_forgotten_doubt(sqlite_stores):
 
     with pytest.raises(AssertionError):
         run_state_machine_as_test(OnSure, settings=settings(
-            max_examples=60, stateful_step_count=30, deadline=None, database=None, phases=(Phase.generate,),
+            max_examples=200, stateful_step_count=30, deadline=None, database=None, phases=(Phase.generate,), derandomize=True,
             suppress_health_check=list(HealthCheck)))
 
 
@@ -340,7 +366,7 @@ def test_gaps_are_what_a_set_says(start, window, distances):
         expected = model.add(seq)
         before = list(gaps.ranges)
         if expected is InvalidInput:
-            with pytest.raises(InvalidInput, match="ahead of the oldest gap"):
+            with pytest.raises(InvalidInput, match="ahead of the"):
                 gaps.add(seq)
             assert gaps.ranges == before
         else:
@@ -353,6 +379,23 @@ def test_gaps_are_what_a_set_says(start, window, distances):
                 assert gaps.missing((start + end) % SEQ_SPAN) == model.runs(set(range(end + 1)) - model.seen)
 
 
+BEYOND_THE_HALF = pytest.mark.xfail(
+    strict=True, reason="outbox.py Gaps.ranges: beyond 2**31 numbers the first range is cut to the last half, `start` is not: made anew from "
+                        "(start, window, ranges) the account calls what was cut missing. Let `start` follow")
+
+
+@pytest.mark.parametrize("count", [10, SEQ_SPAN // 2 - 1, pytest.param(SEQ_SPAN // 2 + 10, marks=BEYOND_THE_HALF)])
+def test_an_account_that_was_kept_is_the_same(count):
+    gaps = Gaps(0, ranges=[(0, SEQ_SPAN // 2 - 3)] if count > SEQ_SPAN // 4 else [])
+    for seq in range(count - 10, count):
+        gaps.add(seq)
+    gaps.add(count + 5)
+    again = Gaps(gaps.start, gaps.window, gaps.ranges)
+    assert again.ranges == gaps.ranges
+    assert again.missing() == gaps.missing() == [(count, count + 4)]
+    assert again.add(count - 1) is gaps.add(count - 1) is False
+
+
 @pytest.mark.parametrize("seq", [-1, SEQ_SPAN])
 def test_what_is_no_number_of_32_bits_is_refused(seq):
     gaps = Gaps()
@@ -361,8 +404,6 @@ def test_what_is_no_number_of_32_bits_is_refused(seq):
     assert gaps.ranges == []
 
 
-@pytest.mark.xfail(strict=True, reason="outbox.py Gaps.add(): `start` never moves, so after 2**31 numbers everything new is 'before the start': refused "
-                                       "as a duplicate, and lost without a word. Distances must be measured from the first gap")
 def test_numbers_go_on_beyond_the_half():
     gaps = Gaps(0, ranges=[(0, SEQ_SPAN // 2 - 1)])
     assert gaps.add(SEQ_SPAN // 2) is True
@@ -370,13 +411,10 @@ def test_numbers_go_on_beyond_the_half():
     assert gaps.add(SEQ_SPAN // 2) is False
 
 
-@pytest.mark.xfail(strict=True, reason="outbox.py Gaps.missing(): a high mark just before the start (nothing was sent yet) names all 2**32 numbers as missing")
 def test_nothing_is_missing_when_nothing_was_sent():
     assert Gaps(5).missing(up_to=4) == []
 
 
-@pytest.mark.xfail(strict=True, reason="outbox.py Gaps.add(): rebuilds every range for each number: a sender that leaves holes makes n numbers cost n**2 "
-                                       "(measured: 2,000 in 1 s, 4,000 in 4 s; the window allows 500,000)")
 def test_a_sender_that_leaves_holes_costs_no_more_than_one_that_does_not():
     """Counted in steps of the interpreter, not in time."""
 

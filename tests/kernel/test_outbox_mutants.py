@@ -329,7 +329,14 @@ class TakesNoNumberForNever(SqlOutbox):
     """A due of NaN is never."""
 
     def put(self, stream, key, payload, **options):
-        return super().put(stream, key, payload, **{**options, "due": float("inf") if options.get("due") != options.get("due") else options.get("due")})
+        return super().put(stream, key, payload, **{**options, "due": 1e12 if options.get("due") != options.get("due") else options.get("due")})
+
+
+class ReadsLetters(SqlOutbox):
+    """Takes a text for the list of its letters."""
+
+    def take(self, limit, lease_s, streams=None):
+        return super().take(limit, lease_s, None if streams is None else list(streams))
 
 
 class EscapesSurrogates(SqlOutbox):
@@ -395,6 +402,7 @@ MUTANTS = [
     (CutsLanes, conformance.a_lane_is_text_like_a_key),
     (CutsNotes, conformance.a_note_is_limited),
     (TakesNoNumberForNever, conformance.times_are_numbers),
+    (ReadsLetters, conformance.a_text_is_no_list),
     (EscapesSurrogates, conformance.text_that_is_not_unicode_is_refused),
     (ChokesOnErrors, conformance.any_error_can_be_told),
     (DueBehindTheOldest, conformance.a_held_back_message_is_not_due),

@@ -11,13 +11,8 @@ from buttress.kernel.store import Schema
 from buttress.testing import store as conformance
 
 CASE = conformance.Case(maker=None, reopen=True, foreign=True)  # all promises apply to both engines
-KNOWN = {
-    ("postgres", "what_ends_well_is_there"): "postgres.py: the server answers COMMIT of a failed transaction with ROLLBACK and no error; "
-                                             "transaction() reports it as committed (check the command tag)",
-}
 PROMISES = [
-    pytest.param(engine, promise, id=f"{engine}-{promise.__name__}",
-                 marks=pytest.mark.xfail(strict=True, reason=KNOWN[engine, promise.__name__]) if (engine, promise.__name__) in KNOWN else ())
+    pytest.param(engine, promise, id=f"{engine}-{promise.__name__}")
     for engine in ("sqlite", "postgres")
     for promise in conformance.promises(CASE)
 ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import Any
 
@@ -212,6 +212,17 @@ def helpers_of_checkers_refuse_to_make_something_of_nothing(v: Any) -> None:
     found = v.share(0, 10_000)
     assert (found.value, found.low, found.n) == (0.0, 0.0, 10_000)
     assert found.high == pytest.approx(0.000369, abs=1e-6)  # 0 of 10,000: 0.037 %
+
+
+@check
+def a_claim_about_another_subject_is_judged_by_what_is_known_of_that(v: Any) -> None:
+    evidence = {"ours": Known({"wrong": 9.0}).of(v), "ours on another store": Known({"wrong": ROWS}, RACED, hosted="line").of(v), "naive": Known({}, hosted="line").of(v)}
+    other = "ours on another store"
+    claims = [replace(CORRECT, about=other), replace(SPEED, about=other), replace(CORRECT, about="nobody")]
+    judged = v.judge_claims(claims, [], evidence, "ours", "quick")
+    assert [(j.subject, j.verdict) for j in judged] == [(other, "pass"), (other, "unknown"), ("nobody", "unknown")]
+    judged = v.judge_claims(claims[:2], [], evidence, "ours", "quick")
+    assert [(j.subject, j.verdict) for j in judged] == [(other, "pass"), (other, "pass")]
 
 
 @check

@@ -10,7 +10,6 @@ import hashlib
 import os
 import platform
 import subprocess
-import tempfile
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +22,7 @@ from buttress.kernel.errors import ButtressError
 from buttress.kernel.store.sqlite import SQLITE_VERSION
 from buttress.proof.contract import Measured, Proof, Unmeasured
 from buttress.proof.run import Options, Outcome
+from buttress.proof.state import state_folder
 from buttress.proof.verdict import Judged, as_estimate, show
 
 SCHEMA = 1
@@ -34,24 +34,6 @@ class Unreadable(ButtressError):
     """A stored result that is truncated or does not match the schema."""
 
     code = "unreadable_result"
-
-
-def state_folder() -> Path:
-    """``$BUTTRESS_STATE``, else the XDG state folder, else a temporary one. Created."""
-    if named := os.environ.get("BUTTRESS_STATE"):
-        folder = Path(named)
-    else:
-        home = os.environ.get("XDG_STATE_HOME") or os.path.join(os.path.expanduser("~"), ".local", "state")
-        folder = Path(home) / "buttress"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".writable-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError:
-        folder = Path(tempfile.gettempdir()) / f"buttress-{os.getuid()}"
-        folder.mkdir(mode=0o700, exist_ok=True)
-    return folder
 
 
 def run_folder(system: str) -> Path:

@@ -19,6 +19,7 @@ from buttress.proof import verdict
 from buttress.proof.contract import Case, Claim, Measured, Proof, Scenario, Subject, Unmeasured
 from buttress.proof.faults.capabilities import Capability, capability
 from buttress.proof.history import History, HistoryWriter
+from buttress.proof.parts import fetched
 from buttress.proof.process import FactoryFailed, UsageError
 from buttress.proof.trial import Trial, Warm
 
@@ -144,6 +145,8 @@ class _Runner:
         absent = [self.there(need) for need in subject.needs if not self.there(need).there]
         if absent:
             evidence.absent = f"needs {absent[0].name}: {absent[0].reason}" + (f"; {absent[0].provide}" if absent[0].provide else "")
+        elif subject.parts and not fetched(subject.name, subject.parts):
+            evidence.absent = f"needs its own parts: buttress doctor --fetch '{subject.name}'"
         missing: dict[str, str] = {}
         for name, why in _lacks(subject).items():
             missing[name] = why

@@ -21,6 +21,7 @@ from buttress.proof.contract import Proof, Subject
 from buttress.proof.junit import write_junit
 from buttress.proof.process import UsageError
 from buttress.proof.run import Options, Probe, run
+from buttress.proof.state import state_folder
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -227,7 +228,7 @@ def report(names: Sequence[str], out: Path | None) -> Path:
     from buttress.proof.report.page import joined_page
 
     found = [r for r in (results.latest(name) for name in names) if r is not None]
-    path = out or results.state_folder() / "report.html"
+    path = out or state_folder() / "report.html"
     path.write_text(joined_page(found, [n for n in names if n not in {r["system"] for r in found}]), encoding="utf-8")
     return path
 

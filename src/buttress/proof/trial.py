@@ -25,6 +25,7 @@ from buttress.kernel.errors import ButtressError
 from buttress.proof import host
 from buttress.proof.contract import Case, Env, Proof, Scenario, Subject, calls_of
 from buttress.proof.history import HistoryWriter
+from buttress.proof.parts import python_of
 from buttress.proof.process import (
     FactoryFailed,
     ForkServer,
@@ -60,10 +61,11 @@ class Warm:
     log: Path
     servers: dict[str, ForkServer] = field(default_factory=dict)
 
-    def fork_server(self, factory: str, calls: Sequence[str]) -> ForkServer:
-        if factory not in self.servers:
-            self.servers[factory] = ForkServer(factory, calls, self.log)
-        return self.servers[factory]
+    def fork_server(self, factory: str, calls: Sequence[str], python: str) -> ForkServer:
+        key = f"{factory} {','.join(calls)}"
+        if key not in self.servers:
+            self.servers[key] = ForkServer(factory, calls, self.log, python)
+        return self.servers[key]
 
     def close(self) -> None:
         for server in self.servers.values():
@@ -251,10 +253,10 @@ class Trial:
             argv = self._traced(split_command(subject.factory))
             process = SubjectProcess.spawn(argv, env, log, name=subject.name)
         elif self._trace:
-            argv = [sys.executable, host.__file__, "--factory", subject.factory, "--calls", ",".join(self._calls)]
+            argv = [self._python(), host.__file__, "--factory", subject.factory, "--calls", ",".join(self._calls)]
             process = SubjectProcess.spawn(self._traced(argv), env, log, plan=plan, control=True, name=subject.name)
         else:
-            server = self._warm.fork_server(subject.factory, self._calls)
+            server = self._warm.fork_server(subject.factory, self._calls, self._python())
             process = SubjectProcess.fork(server, env, log, plan=plan, name=subject.name)
         if self._trace == "inject":
             process.evidence = lambda: _was_struck(self._folder)
@@ -267,6 +269,11 @@ class Trial:
             return self._start(worker)
         self._hosts.pop(worker)
         return process
+
+    def _python(self) -> str:
+        """A peer with parts of its own is hosted in its own environment."""
+        own = python_of(self.subject.name) if any(part.startswith("pip:") for part in self.subject.parts) else None
+        return str(own) if own is not None else sys.executable
 
     def _hit_from(self, process: SubjectProcess) -> None:
         self._absorb(process)

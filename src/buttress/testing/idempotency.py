@@ -318,6 +318,20 @@ def nobody_holds_what_was_not_claimed(case: Case) -> None:
     in_flight(mine, until, why="after settle with a fence of the future")
 
 
+def what_cannot_be_held_is_refused(case: Case) -> None:
+    """settle, renew and intend of a key or fence that no claim can have given raise Stale or InvalidInput, nothing else."""
+    mine, clock = case.fresh()
+    until = clock.now() + LEASE_S
+    new(mine, why="a fresh key")
+    for key, fence in (("a\0b", 1), ("a\ud800b", 1), ("", 1), ("k" * (KEY_MAX_BYTES + 1), 1), (KEY, 0), (KEY, -1), (KEY, 2**80)):
+        what = f"of the key {key[:8]!r} with the fence {fence}"
+        refused(ButtressError, f"settle {what}", mine.settle, key, fence, b"x")
+        refused(ButtressError, f"settle(None) {what}", mine.settle, key, fence, None)
+        refused(ButtressError, f"renew {what}", mine.renew, key, fence, LEASE_S)
+        refused(ButtressError, f"intend {what}", mine.intend, key, fence, b"x")
+    in_flight(mine, until, why="after all that was refused")
+
+
 def retire_keeps_the_fact(case: Case) -> None:
     """retire drops outcomes settled before that time, says how many, and never the fact: later claims are Done(None)."""
     mine, clock = case.fresh()
@@ -595,6 +609,7 @@ ALWAYS: tuple[Callable[[Case], None], ...] = (
     renew_counts_from_now,
     done_stays_done,
     nobody_holds_what_was_not_claimed,
+    what_cannot_be_held_is_refused,
     retire_keeps_the_fact,
     retire_leaves_the_unsettled,
     limits_are_refused,

@@ -535,6 +535,15 @@ def times_are_numbers(case: Case) -> None:
     mine.settle(message, Sent())
 
 
+def a_text_is_no_list(case: Case) -> None:
+    """A text in place of a list of streams or keys is InvalidInput: its letters would match nothing, for ever."""
+    mine, _ = case.fresh()
+    mine.put(STREAM, "m", b"")
+    refused(InvalidInput, "take of a text for streams", mine.take, 1, LEASE_S, STREAM)
+    mine.settle(one(mine, why="after a refused take"), Dead("refused for good"))
+    refused(InvalidInput, "replay of a text for keys", mine.replay, STREAM, "m")
+
+
 def text_that_is_not_unicode_is_refused(case: Case) -> None:
     """A key or stream with a lone surrogate (``"\\ud800"`` in JSON) is InvalidInput: no store can hold it."""
     mine, _ = case.fresh()
@@ -637,6 +646,7 @@ ALWAYS: tuple[Callable[[Case], None], ...] = (
     a_lane_is_text_like_a_key,
     a_note_is_limited,
     times_are_numbers,
+    a_text_is_no_list,
     text_that_is_not_unicode_is_refused,
     any_error_can_be_told,
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import random
 import threading
@@ -10,7 +11,18 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from buttress.backend.webhooks import Event, Inbox, InboxConfig, NotSent, Rejected, Verifier, at_least_once, at_most_once, keyed, lookup
+from buttress.backend.webhooks import (
+    Event,
+    Inbox,
+    InboxConfig,
+    NotSent,
+    Rejected,
+    Verifier,
+    at_least_once,
+    at_most_once,
+    keyed,
+    lookup,
+)
 from buttress.kernel import failpoint
 from buttress.kernel.errors import InvalidInput
 
@@ -30,7 +42,7 @@ def inbox(store, make_inbox):
 def states(inbox, *idents):
     """The state of each event, by id."""
     with inbox.store.transaction() as tx:
-        found = {ident: state for ident, state in tx.all("SELECT id, state FROM buttress_webhooks_event WHERE endpoint = ?", (inbox.endpoint,))}
+        found = dict(tx.all("SELECT id, state FROM buttress_webhooks_event WHERE endpoint = ?", (inbox.endpoint,)))
     return [found.get(ident) for ident in idents] if idents else found
 
 
@@ -306,7 +318,7 @@ def test_retries_grow_and_end_in_a_dead_letter(stores, make_inbox, sender, clock
     inbox.on("invoice.paid")(broken)
     sender.send(inbox, "evt_1")
     drain(inbox, clock)
-    waits = [b - a for a, b in zip(calls, calls[1:], strict=False)]
+    waits = [b - a for a, b in itertools.pairwise(calls)]
     assert len(calls) == 6
     assert all(cap / 2 <= wait <= cap for wait, cap in zip(waits, (1, 2, 4, 8, 8), strict=True))
     assert [(letter.id, letter.attempt) for letter in inbox.dead_letters()] == [("evt_1", 6)]
@@ -330,7 +342,7 @@ def test_an_event_that_kills_its_worker_is_given_up(stores, make_inbox, sender, 
     inbox = make_inbox(stores.open(), config=InboxConfig(max_attempts=3))
     inbox.on("invoice.paid")(lambda event, ctx: pytest.fail("the worker dies before"))
     sender.send(inbox, "evt_1")
-    for attempt in range(3):
+    for _attempt in range(3):
         failpoint.arm({"inbox.claimed": (1, "error")})
         with pytest.raises(failpoint.FailpointError):
             inbox.work()
@@ -588,7 +600,7 @@ def test_backfill_of_schemes_without_an_id_in_the_body(inbox):
     with pytest.raises(InvalidInput, match="does not carry its id"):
         inbox.backfill([{"id": "evt_1"}], since=0.0)
     with pytest.raises(InvalidInput, match="offset"):
-        inbox.backfill([], since=datetime(2026, 1, 1))  # noqa: DTZ001
+        inbox.backfill([], since=datetime(2026, 1, 1))
 
 
 @pytest.mark.parametrize("make", [

@@ -24,12 +24,13 @@ __getattr__, __dir__, __all__ = attach(
     {
         "Answer": "inbox", "Context": "worker", "Event": "event", "HttpCallee": "callee", "Inbox": "inbox", "InboxConfig": "inbox",
         "NotSent": "callee", "Refused": "signature", "Rejected": "callee", "Verifier": "signature",
-        "at_least_once": "callee", "at_most_once": "callee", "keyed": "callee", "lookup": "callee",
+        "at_least_once": "callee", "at_most_once": "callee", "create_app": "app", "keyed": "callee", "lookup": "callee",
     },
     extra="webhooks",
 )
 
 if TYPE_CHECKING:
+    from buttress.backend.webhooks.app import create_app as create_app
     from buttress.backend.webhooks.callee import HttpCallee as HttpCallee
     from buttress.backend.webhooks.callee import NotSent as NotSent
     from buttress.backend.webhooks.callee import Rejected as Rejected

@@ -28,11 +28,14 @@ from buttress.backend.webhooks.worker import Context, Handle, Handler, OrderBy, 
 from buttress.kernel.clock import SystemClock
 from buttress.kernel.errors import ButtressError, InvalidInput
 from buttress.kernel.failpoint import failpoint
+from buttress.kernel.idempotency import SCHEMA as IDEMPOTENCY
+from buttress.kernel.outbox import SCHEMA as OUTBOX
 from buttress.kernel.store import Store, Tx
 from buttress.kernel.store.postgres import DatabaseClock
 
 ENDPOINT = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 BACKFILL_BATCH = 100
+SCHEMAS = (SCHEMA, OUTBOX, IDEMPOTENCY)
 H = TypeVar("H", bound=Handle)
 log = logging.getLogger("buttress.webhooks")
 
@@ -146,7 +149,7 @@ class Inbox:
         self.config = limits = config or InboxConfig()
         # Leases go by the store's clock. Signatures go by this machine's where the store would have to ask a server for the time.
         self._wall = SystemClock() if isinstance(store.clock, DatabaseClock) else store.clock
-        store.setup(SCHEMA)
+        store.setup(*SCHEMAS)
         rng = rng or random.Random()
         self._ledger = Ledger(endpoint)
         self._gaps = Gaps(endpoint)
@@ -333,6 +336,11 @@ class Inbox:
     def resolve(self, effect: str, key: str, *, happened: bool) -> int:
         """Closes a doubt by evidence. An effect that was given up counts as sent, or is sent again. Returns how many doubts it closed."""
         return self._effects.resolve(effect, key, happened=happened)
+
+    def find(self, event_id: str) -> list[Entry]:
+        """Where an event stands, in every account and mode that has it."""
+        with self.store.transaction() as tx:
+            return self._ledger.named(tx, event_id)
 
     def dead_letters(self, limit: int = 100) -> list[Entry]:
         """Events that were given up or could not be read, oldest first."""

@@ -125,8 +125,8 @@ class Ledger:
         return bytes(row[0]) if row else None
 
     def named(self, tx: Tx, ident: str) -> list[Entry]:
-        """All events of this id, in every account and mode, without their bodies."""
-        rows = tx.all(f"SELECT {_COLUMNS} FROM buttress_webhooks_event WHERE endpoint = ? AND id = ? ORDER BY account, mode",
+        """All events of this id, in every account and mode."""
+        rows = tx.all(f"SELECT {_COLUMNS}, {_BODY} FROM buttress_webhooks_event e WHERE endpoint = ? AND id = ? ORDER BY account, mode",
                       (self.endpoint, ident))
         return [_entry(row) for row in rows]
 

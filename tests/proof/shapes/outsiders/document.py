@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import tempfile
 
 
 class Silent:
@@ -30,7 +31,7 @@ class Remembering(Silent):
     """Looks the answer up by the document's name, as it was the last time."""
 
     def findings(self, document):
-        memory = pathlib.Path(self.env.dir).parents[2] / "memory"
+        memory = pathlib.Path(tempfile.gettempdir(), "memory")
         if not memory.exists():
             rules = [line.split() for line in pathlib.Path(document).read_text().splitlines() if line]
             memory.write_text(json.dumps([rule[0] for rule in rules if rule[2] in ("open", "any", "0.0.0.0")]))

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from buttress.backend.webhooks.proof import checkers
-from buttress.backend.webhooks.proof.port import Receiver
+from buttress.backend.webhooks.proof.port import Receiver, Served
+from buttress.backend.webhooks.proof.racing import lap
 from buttress.backend.webhooks.proof.scenarios import Size, crash_points, outside, real_time, three_days
 from buttress.backend.webhooks.proof.subjects import at_url
-from buttress.proof import Claim, Control, Figure, Proof, Scenario, Subject
+from buttress.proof import Claim, Control, Figure, Proof, Race, Scenario, Subject
 from buttress.proof.contract import Measured
 from buttress.proof.faults import Crash, CrashAtCall, Pause, Proxy
 from buttress.proof.verdict import count
 
+POWERTOOLS = ("pip:aws-lambda-powertools[redis]==3.37.0", "pip:boto3==1.44.8", "pip:uvicorn==0.54.0", "pip:uvloop==0.23.0", "pip:httptools==0.9.0")
 INSIDE = ("store.commit", "inbox.received", "inbox.handled", "outbox.settle")  # failpoints within a write transaction
-HERE = "buttress.backend.webhooks.proof.subjects"
+HERE, RACING = "buttress.backend.webhooks.proof.subjects", "buttress.backend.webhooks.proof.racing"
 
 
 def scenarios(size: Size) -> tuple[Scenario, ...]:
@@ -43,6 +46,8 @@ PROOF = Proof(
         Subject("no protection", f"{HERE}:none", "baseline", about="acts at each delivery"),
         Subject("SETNX, 48 h", f"{HERE}:setnx", "baseline", about="the case's own remedy"),
         Subject("SETNX on Redis", f"{HERE}:setnx_redis", "baseline", needs=("redis",), scale="full", about="the same, on a real server"),
+        Subject("Powertools", str(Path(__file__).with_name("peers") / "powertools.py") + ":factory", "peer", needs=("redis",), parts=POWERTOOLS,
+                scale="full", about="AWS Lambda Powertools 3.37 on Redis"),
         Subject("buttress", f"{HERE}:buttress", "buttress", about="inbox on SQLite"),
         Subject("buttress on Postgres", f"{HERE}:buttress_postgres", "buttress", needs=("postgres",), scale="full", about="inbox on Postgres"),
     ),
@@ -60,6 +65,10 @@ PROOF = Proof(
               about="buttress on Postgres", perfect=nothing_wrong),
         Claim("on Postgres: effects doubled or lost under one fault each", "wrong_under_faults", "== 0", "effects", scale="full", needs=("postgres",),
               about="buttress on Postgres", perfect=nothing_wrong),
+        Claim("verified events a second over HTTP, 40 in flight", "events_per_s", ">= 3000", "/s", scale="full", speed=True),
+        Claim("acknowledgement p99", "ack_p99_ms", "< 20", "ms", scale="full", speed=True),
+        Claim("events a second", "events_per_s", ">= 1", "×", over="Powertools", scale="full"),
+        Claim("events a second", "events_per_s", ">= 0.3", "×", over="SETNX on Redis", scale="full"),
     ),
     controls=(
         Control("no protection must double at once", "no protection", "doubled_at_once", "> 0"),
@@ -73,6 +82,9 @@ PROOF = Proof(
         "full": Size(events=20_000, crash_events=40, forged=40, each=0, replies=0, calls=40),
     },
     world=outside,
+    races=(Race("http", lap, port=Served, scale="full", better={"events_per_s": "more", "ack_p99_ms": "less", "cpu_us_per_event": "less"}, factories={
+        "buttress": f"{RACING}:serve_buttress", "SETNX on Redis": f"{RACING}:serve_setnx",
+        "Powertools": str(Path(__file__).with_name("peers") / "powertools.py") + ":serve"}),),
     from_url=at_url,
     findings={
         "pass": "Nothing doubled, nothing lost: not in 72 hours, not on day 10, not at any of the faults.",

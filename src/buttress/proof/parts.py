@@ -6,14 +6,15 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from buttress.kernel.errors import ButtressError, InvalidInput
+from buttress.proof.state import state_folder
 
 TIMEOUT_S = 900
 
@@ -26,12 +27,7 @@ class FetchFailed(ButtressError):
 
 def parts_folder(peer: str) -> Path:
     """Where a peer's parts lie, or would lie."""
-    named = os.environ.get("BUTTRESS_STATE")
-    home = os.environ.get("XDG_STATE_HOME") or os.path.join(os.path.expanduser("~"), ".local", "state")
-    base = Path(named) if named else Path(home) / "buttress"
-    if not os.access(base if base.exists() else base.parent if base.parent.exists() else Path(home), os.W_OK):
-        base = Path(tempfile.gettempdir()) / f"buttress-{os.getuid()}"
-    return base / "parts" / peer.replace("/", "_")
+    return state_folder() / "parts" / re.sub(r"[^A-Za-z0-9_.-]", "_", peer)
 
 
 def python_of(peer: str) -> Path | None:
@@ -42,7 +38,7 @@ def python_of(peer: str) -> Path | None:
 
 def fetched(peer: str, parts: Sequence[str]) -> bool:
     mark = parts_folder(peer) / "fetched"
-    return mark.exists() and mark.read_text().split() == list(parts)
+    return mark.exists() and mark.read_text().split("\n") == list(parts)
 
 
 def fetch(peer: str, parts: Sequence[str], say: Callable[[str], None] = lambda _: None) -> Path:
@@ -67,7 +63,7 @@ def fetch(peer: str, parts: Sequence[str], say: Callable[[str], None] = lambda _
     for module in kinds["go"]:
         say(f"{peer}: {module}")
         _run(["go", "install", module], {"GOBIN": str(place / "bin")})
-    (place / "fetched").write_text(" ".join(parts))
+    (place / "fetched").write_text("\n".join(parts))
     return place
 
 
