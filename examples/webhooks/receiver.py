@@ -3,8 +3,9 @@
     buttress prove webhooks --subject examples/webhooks/receiver.py:factory
 
 An event is stored, together with what it asks for, before it is acknowledged. What it asks for is a row with a name of its
-own, so a duplicate, a retry on day three and a second event about the same payment all find the row there. ``work`` sends
-what is not done. A send that was interrupted is sent again under the same key, or looked up first where no key is honoured.
+own, so a duplicate, a retry on day three and a second event about the same payment all find that row there. ``work`` sends
+what is not done yet, one after the other and in one process. A send that nobody answered is repeated under the same key,
+or looked up first where no key is honoured.
 """
 
 import base64
@@ -17,16 +18,17 @@ import threading
 from urllib.parse import quote, urlsplit
 
 TOLERANCE_S = 300
+TIMEOUT_S = 10
 RETRY_S = 60
-KEYS_LIVE_S = 23 * 3600  # the callees honour a key for 24 hours: after that, ask a person instead of sending again
+KEYS_LIVE_S = 23 * 3600  # the callees honour a key for 24 hours: what is in doubt for longer is for a person, and never sent again
 PAYMENTS = ("invoice.paid", "checkout.session.completed", "payment_intent.succeeded")
 TABLES = """
 PRAGMA journal_mode = WAL;
 PRAGMA synchronous = FULL;
 CREATE TABLE IF NOT EXISTS event (id TEXT PRIMARY KEY, body TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS effect (callee TEXT, key TEXT, body TEXT NOT NULL, due REAL, tried REAL, PRIMARY KEY (callee, key));
+CREATE TABLE IF NOT EXISTS effect (callee TEXT, key TEXT, body TEXT NOT NULL, due REAL, doubt REAL, PRIMARY KEY (callee, key));
 CREATE TABLE IF NOT EXISTS orders (name TEXT PRIMARY KEY, version INTEGER NOT NULL, body TEXT NOT NULL, due REAL);
-"""  # due NULL: done. tried: since when an effect may have happened without our knowing
+"""  # due: when to try next, NULL when it is done. doubt: since when it may have happened without our knowing, else NULL
 
 
 class Receiver:
@@ -45,8 +47,9 @@ class Receiver:
         with self.lock:
             self.db.execute("BEGIN IMMEDIATE")
             try:
-                if self.db.execute("INSERT OR IGNORE INTO event VALUES (?, ?)", (headers["webhook-id"], body)).rowcount:
-                    self.note(headers["webhook-id"], json.loads(body))
+                fresh = self.db.execute("INSERT OR IGNORE INTO event VALUES (?, ?)", (headers["webhook-id"], body)).rowcount
+                if fresh:
+                    self.note(headers["webhook-id"], body)
                 self.db.execute("COMMIT")
             except BaseException:
                 self.db.execute("ROLLBACK")
@@ -62,50 +65,60 @@ class Receiver:
         wanted = b"v1," + base64.b64encode(mac)
         return any(hmac.compare_digest(wanted, one.encode()) for one in headers.get("webhook-signature", "").split())
 
-    def note(self, id, event):
-        """What an event asks for, in the transaction that stores it. Unknown types ask for nothing."""
-        now, data = self.clock.now(), event["data"]
-        if event["type"] in PAYMENTS:
+    def note(self, id, body):
+        """What an event asks for, in the transaction that stores it."""
+        try:
+            event, now = json.loads(body), self.clock.now()
+            kind, data = event["type"], event["data"]
+        except (ValueError, KeyError, TypeError):
+            return  # signed, but nothing that we can read: it is stored, for a person to look at
+        if kind in PAYMENTS:
             for callee in ("orders", "emails", "credits"):
-                reference = f"{callee}:{data['payment']}"  # named after the payment: two events about it are one effect
-                self.db.execute("INSERT OR IGNORE INTO effect VALUES (?, ?, ?, ?, NULL)", (callee, reference, json.dumps({"reference": reference}), now))
-        elif event["type"] == "order.updated":
-            body = json.dumps({"reference": f"status:{id}", "object": data["order"], "status": data["status"]})
+                key = f"{callee}:{data['payment']}"  # named after the payment: two events about it are one effect
+                self.db.execute("INSERT OR IGNORE INTO effect VALUES (?, ?, ?, ?, NULL)", (callee, key, json.dumps({"reference": key}), now))
+        elif kind == "order.updated":  # deliveries come in any order: what is older than what we know is over
+            status = json.dumps({"reference": f"status:{id}", "object": data["order"], "status": data["status"]})
             self.db.execute("INSERT INTO orders VALUES (?1, ?2, ?3, ?4) ON CONFLICT (name) DO UPDATE SET version = ?2, body = ?3, due = ?4 "
-                            "WHERE version < ?2", (data["order"], data["version"], body, now))  # what is older than what we know is over
+                            "WHERE version < ?2", (data["order"], data["version"], status, now))
 
     # -- what is due
 
     def work(self):
-        for callee, key, body, tried in self.rows("SELECT callee, key, body, tried FROM effect WHERE due <= ?", self.clock.now()):
-            self.write("UPDATE effect SET tried = coalesce(tried, ?) WHERE callee = ? AND key = ?", self.clock.now(), callee, key)
-            due, known = self.effect(callee, key, body, tried)
-            self.write("UPDATE effect SET due = ?, tried = CASE WHEN ? THEN NULL ELSE tried END WHERE callee = ? AND key = ?", due, known, callee, key)
+        """Sends what is due; returns when to call again, None when nothing waits."""
+        for callee, key, body, doubt in self.rows("SELECT callee, key, body, doubt FROM effect WHERE due <= ?", self.clock.now()):
+            self.effect(callee, key, body, doubt)
         for name, version, body in self.rows("SELECT name, version, body FROM orders WHERE due <= ?", self.clock.now()):
-            status = self.send("POST", "orders", "", body, f"{name}:{version}")  # setting a state twice is setting it once
-            if status != 200:
-                self.write("UPDATE orders SET due = ? WHERE name = ? AND version = ?", self.clock.now() + RETRY_S, name, version)
-            else:
-                self.write("UPDATE orders SET due = NULL WHERE name = ? AND version = ?", name, version)
+            status = self.send("POST", "orders", "", body, f"{name}:{version}")  # a state that is set twice is set
+            due = None if status == 200 else self.clock.now() + RETRY_S
+            self.write("UPDATE orders SET due = ? WHERE name = ? AND version = ?", due, name, version)
         (due,), = self.rows("SELECT min(due) FROM (SELECT due FROM effect UNION ALL SELECT due FROM orders)")
         return due
 
-    def effect(self, callee, key, body, tried):
-        """One attempt. When to try again (None: done), and whether it is known what became of it."""
-        later = self.clock.now() + RETRY_S
-        if tried and callee == "credits":  # honours no key, but tells what it has under our reference
+    def effect(self, callee, key, body, doubt):
+        """One attempt. The doubt is on disk before the request leaves, and goes when an answer says what became of it."""
+        now = self.clock.now()
+        if doubt and callee == "credits":  # honours no key, but tells what it has under our reference
+            if now < doubt + TIMEOUT_S:
+                return self.write("UPDATE effect SET due = ? WHERE callee = ? AND key = ?", doubt + TIMEOUT_S, callee, key)
             found = self.send("GET", callee, "/" + quote(key), None, None)
             if found != 404:
-                return (None, True) if found == 200 else (later, False)
-        elif tried and self.clock.now() - tried > KEYS_LIVE_S:
-            return later, False
+                return self.settle(callee, key, None if found == 200 else now + RETRY_S, doubt)
+        elif doubt and now > doubt + KEYS_LIVE_S:
+            return self.settle(callee, key, now + KEYS_LIVE_S, doubt)
+        doubt = doubt if doubt and callee != "credits" else now
+        self.write("UPDATE effect SET doubt = ? WHERE callee = ? AND key = ?", doubt, callee, key)
         status = self.send("POST", callee, "", body, key)
-        return (None, True) if status == 200 else (later, status == 503)
+        if status == 200:
+            return self.settle(callee, key, None, None)
+        return self.settle(callee, key, now + RETRY_S, None if status == 503 else doubt)  # 503: it says that nothing happened
+
+    def settle(self, callee, key, due, doubt):
+        self.write("UPDATE effect SET due = ?, doubt = ? WHERE callee = ? AND key = ?", due, doubt, callee, key)
 
     def send(self, method, callee, path, body, key):
         """The status of the answer, or None where none came: then nobody knows."""
         url = urlsplit(self.world[callee])
-        connection = http.client.HTTPConnection(url.hostname, url.port, timeout=10)
+        connection = http.client.HTTPConnection(url.hostname, url.port, timeout=TIMEOUT_S)
         try:
             connection.request(method, url.path + path, body, {"Content-Type": "application/json", **({"Idempotency-Key": key} if key else {})})
             answer = connection.getresponse()
@@ -115,6 +128,8 @@ class Receiver:
             return None
         finally:
             connection.close()
+
+    # -- the file
 
     def rows(self, sql, *values):
         with self.lock:

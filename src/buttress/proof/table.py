@@ -62,9 +62,14 @@ def print_result(result: Mapping[str, Any], console: Console) -> None:
         table.add_column(name, justify="right", overflow="fold")
     table.add_column("verdict", no_wrap=True)
     for claim in result["claims"]:
+        if claim["verdict"] == "deferred":
+            continue
         cells = []
         for name in names:
-            if name == result["judged"]:
+            if name != claim["subject"] and claim["subject"] != result["judged"]:
+                cells.append(Text(""))
+                continue
+            if name == claim["subject"]:
                 cells.append(Text(value_text(claim["value"], claim["interval"], claim["unit"], claim["n"]), style="bold"))
                 continue
             measured = result["subjects"][name]["measures"].get(claim["measure"]) if not claim["over"] else None
@@ -76,6 +81,9 @@ def print_result(result: Mapping[str, Any], console: Console) -> None:
     for claim in result["claims"]:
         if claim["why"] and claim["verdict"] in ("fail", "unknown"):
             console.print(Text(f"  {SIGN[claim['verdict']]} {claim['name']}: {claim['why']}", style=STYLE[claim["verdict"]]))
+    if result["deferred"]:
+        later = Text(f"  {SIGN['deferred']} deferred to full: {len(result['deferred'])} claims  {result['deferred'][0]['command']}", style="dim")
+        console.print(later)
     armed = sum(f["armed"] for f in result["faults"].values())
     hit = sum(f["hit"] for f in result["faults"].values())
     awake = sum(1 for c in result["controls"] if c["awake"])

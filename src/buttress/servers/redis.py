@@ -74,7 +74,7 @@ def redis(*, settings: Mapping[str, str] | None = None, replica_of: Redis | None
         argv += [f"--{key}", value]
     if replica_of is not None:
         host, _, other = replica_of.url.removeprefix("redis://").rpartition(":")
-        argv += ["--replicaof", f"{host} {other}"]
+        argv += ["--replicaof", host, other]
     url = f"redis://127.0.0.1:{port}"
     server = Server(argv, place, user, lambda: _healthy(url))
     try:

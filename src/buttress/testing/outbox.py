@@ -9,11 +9,20 @@ from typing import Any
 
 from buttress.kernel.clock import Clock, ManualClock
 from buttress.kernel.errors import ButtressError, InvalidInput, Stale
-from buttress.kernel.outbox import KEY_MAX_BYTES, PAYLOAD_MAX_BYTES, SEQ_SPAN, Dead, Message, Outbox, Retry, Sent
+from buttress.kernel.outbox import (
+    KEY_MAX_BYTES,
+    NOTE_MAX_BYTES,
+    PAYLOAD_MAX_BYTES,
+    SEQ_SPAN,
+    Dead,
+    Message,
+    Outbox,
+    Retry,
+    Sent,
+)
 from buttress.testing.promise import expect, refused, rolled_back, together, verify
 
 LEASE_S = 30.0
-NOTE_MAX_BYTES = 65_536
 STREAM = "orders"
 
 

@@ -6,9 +6,11 @@ import json
 import os
 import random
 import signal
+import tempfile
 import threading
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
@@ -73,6 +75,16 @@ def world():
     running.shutdown()
     thread.join(10)
     running.server_close()
+
+
+@pytest.fixture
+def memory_folder(tmp_path):
+    """A folder without a disk under it, where there is one: a kill loses nothing that the kernel has, so no sync is judged here."""
+    if not os.access("/dev/shm", os.W_OK):
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        yield Path(folder)
 
 
 @pytest.fixture
@@ -145,15 +157,10 @@ def judge(inbox, world, count) -> None:
     assert len(doubts) <= 1, "only what was under way when it died"
 
 
-@pytest.fixture(scope="module")
-def hits():
-    """Each durable step of a clean run, with how often it is reached: filled by the first test that asks."""
-    return {}
-
-
-def clean_hits(fork, tmp_path, clock, world, sign, sent):
+def clean_hits(fork, folder, clock, world, sign, sent):
+    """How often each durable step is reached when nobody dies."""
     def work(tell):
-        inbox = open_inbox(str(tmp_path / "clean.db"), clock, world, sign.secret)
+        inbox = open_inbox(str(folder / "clean.db"), clock, world, sign.secret)
         failpoint.arm({})
         run(inbox, sent, lambda said: None)
         tell(dict(failpoint.hits))
@@ -161,15 +168,15 @@ def clean_hits(fork, tmp_path, clock, world, sign, sent):
     return fork(work).says()
 
 
-def test_kill_at_every_step(fork, tmp_path, shared_clock, world, sign):
+def test_kill_at_every_step(fork, memory_folder, tmp_path, shared_clock, world, sign):
     count = 3
     sent = deliveries(sign, count, shared_clock.now())
-    found = clean_hits(fork, tmp_path, shared_clock, world, sign, sent)
+    found = clean_hits(fork, memory_folder, shared_clock, world, sign, sent)
     assert set(OWN) <= set(found)
-    cases = [(name, number) for name in sorted(found) for number in (range(1, found[name] + 1) if name in OWN else {1, 2, found[name] // 2, found[name]})]
+    cases = [(name, number) for name in sorted(found) for number in range(1, found[name] + 1)]
     doubted = 0
     for case, (name, number) in enumerate(cases):
-        place = str(tmp_path / f"{case}.db")
+        place = str(memory_folder / f"{case}.db")
         world.happened.clear()
         shared_clock.set(sign.start)
 
@@ -190,17 +197,14 @@ def test_kill_at_every_step(fork, tmp_path, shared_clock, world, sign):
             raise AssertionError(f"killed at {name} ({number}), {len(acked)} acknowledged: {wrong}") from None
         doubted += len(inbox.doubts())
         inbox.store.close()
-        for suffix in ("", "-wal", "-shm"):
-            if os.path.exists(place + suffix):
-                os.unlink(place + suffix)
     assert doubted > 0, "no case put anything in doubt: the steps between call and settle were not reached"
 
 
-def test_what_was_acknowledged_survives(fork, tmp_path, shared_clock, world, sign):
+def test_what_was_acknowledged_survives(fork, memory_folder, tmp_path, shared_clock, world, sign):
     """The sender never comes back: whatever got a 2xx must be done all the same."""
     sent = deliveries(sign, 4, shared_clock.now())
     for number in range(1, 5):
-        place = str(tmp_path / f"{number}.db")
+        place = str(memory_folder / f"{number}.db")
         world.happened.clear()
         shared_clock.set(sign.start)
 

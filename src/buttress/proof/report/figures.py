@@ -189,11 +189,11 @@ def caption(figure: Mapping[str, Any]) -> str:
     return f"<figcaption>{escape(figure['caption'])}</figcaption>" if figure["caption"] else ""
 
 
-def twin(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def twin(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]], summary: str = "The same as a table") -> str:
     """The same data as a table, for those who would rather read."""
     head = "".join(f'<th scope="col">{escape(h)}</th>' for h in heads)
     body = "".join(f'<tr><th scope="row">{escape(r[0])}</th>{"".join(f"<td>{escape(c)}</td>" for c in r[1:])}</tr>' for r in rows)
-    return (f'<details class="twin"><summary>The same as a table</summary><div class="scroll" role="group" aria-label="{escape(title)}" tabindex="0">'
+    return (f'<details class="twin"><summary>{escape(summary)}</summary><div class="scroll" role="group" aria-label="{escape(title)}" tabindex="0">'
             f"<table><caption>{escape(title)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div></details>")
 
 

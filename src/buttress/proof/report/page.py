@@ -140,15 +140,17 @@ def _claims(result: Mapping[str, Any], subjects: Mapping[str, Any]) -> str:
 
 
 def _unknown(result: Mapping[str, Any]) -> str:
-    items = [(c["name"] + (f" over {c['over']}" if c["over"] else ""), c["why"], f"buttress prove {result['system']}") for c in result["claims"]
-             if c["verdict"] in ("unknown", "fail")]
+    items = [(c["name"] + (f" over {c['over']}" if c["over"] else ""), c["why"], f"buttress prove {result['system']}" if c["verdict"] == "unknown" else "")
+             for c in result["claims"] if c["verdict"] in ("unknown", "fail")]
     items += [(f"{name} did not run", s["absent"], "buttress doctor") for name, s in result["subjects"].items() if s["absent"]]
     voids = [(f"{s['voids']} void trials of {name}", "; ".join(e for e in result["errors"] if e.startswith(name))[:300], "") for name, s in result["subjects"].items() if s["voids"]]
     if not items and not voids:
         return ""
     rows = "".join(f'<div><dt>{escape(name)}</dt><dd>{escape(why)}{f" <span class=q>Would settle it: <code>{escape(command)}</code></span>" if command else ""}</dd></div>'
                    for name, why, command in items + voids)
-    return f'<section class="un sec"><h2><span class="lab">Failed or unknown, and why</span>What this run cannot vouch for</h2><dl class="why">{rows}</dl></section>'
+    failed = any(c["verdict"] == "fail" for c in result["claims"])
+    heading = "What did not hold, and what could not be told" if failed else "What this run cannot vouch for"
+    return f'<section class="un sec"><h2><span class="lab">Failed or unknown, and why</span>{heading}</h2><dl class="why">{rows}</dl></section>'
 
 
 def _controls(result: Mapping[str, Any]) -> str:
@@ -190,7 +192,7 @@ def _races(result: Mapping[str, Any], subjects: Mapping[str, Any]) -> str:
 def _deferred(result: Mapping[str, Any]) -> str:
     if not result["deferred"]:
         return ""
-    names = ", ".join(escape(d["name"]) for d in result["deferred"])
+    names = "; ".join(escape(d["name"]) for d in result["deferred"])
     return (f'<section class="df sec"><h2><span class="lab">Deferred to full</span>What quick cannot decide</h2><dl class="why"><div><dt>{verdict_mark("deferred")}</dt>'
             f'<dd>{names}. <span class="q"><code>{escape(result["deferred"][0]["command"])}</code></span></dd></div></dl></section>')
 
@@ -204,7 +206,7 @@ def _foot(result: Mapping[str, Any]) -> str:
             ("evidence", f"result.json, history.jsonl.gz ({result['records']:,} records)")]
     faults = [[name, str(f["armed"]), str(f["hit"]), "; ".join(f"{s}: {why}" for s, why in f.get("not armed", {}).items())] for name, f in result["faults"].items()]
     listed = [[case, str(hits)] for f in result["faults"].values() for case, hits in f.get("cases", {}).items()]
-    tables = (twin("Faults, armed and hit", ["fault", "armed", "hit", "not armed for"], faults) if faults else "") + \
-             (twin(f"Each fault case ({len(listed)})", ["case", "hits"], listed) if listed else "")
+    tables = (twin("Faults, armed and hit", ["fault", "armed", "hit", "not armed for"], faults, "Faults, armed and hit") if faults else "") + \
+             (twin("Each fault case, and how many subjects it hit", ["case", "hits"], listed, f"Each of {len(listed)} fault cases") if listed else "")
     pairs = "".join(f"<div><dt>{key}</dt><dd>{value}</dd></div>" for key, value in rows)
     return f'<footer class="foot"><dl class="kv">{pairs}</dl>{tables}</footer>'

@@ -54,8 +54,8 @@ PROOF = Proof(
     scenarios=scenarios,
     checkers=(checkers.effects, checkers.states, checkers.forgeries),
     claims=(
-        Claim("effects doubled or lost when nothing breaks", "wrong_clean", "== 0", "effects", perfect=nothing_wrong),
         Claim("effects doubled or lost over 72 hours and day 10", "wrong", "== 0", "effects", needs=("virtual",), perfect=nothing_wrong),
+        Claim("effects doubled or lost when nothing breaks", "wrong_clean", "== 0", "effects", perfect=nothing_wrong),
         Claim("effects doubled or lost under one fault each", "wrong_under_faults", "== 0", "effects", needs=("crash",), perfect=nothing_wrong),
         Claim("orders in a wrong final state", "diverged", "== 0", "orders", perfect=nothing_wrong),
         Claim("forged or stale deliveries acted on", "forged", "== 0", "deliveries", perfect=nothing_wrong),

@@ -158,17 +158,19 @@ def strip(histories: Mapping[str, History]) -> Mapping[str, Any]:
         up: Counter[float] = Counter()
         down: Counter[float] = Counter()
         ran = False
+        by_twin: Counter[float] = Counter()
         for a in accounts(history.where(scenario=STEADY)):
             ran = True
-            for _, at in a.doubled(*HONOUR):
+            for event, at in a.doubled(*HONOUR):
                 up[_bin(at)] += 1
+                by_twin[_bin(at)] += event in a.twins
             for _ in a.lost(*HONOUR):
                 down[0.0] += 1
             for how in ("delivered again", "two copies at once", "resent on day 10"):
                 ticks[how] = sorted((when - EPOCH) / HOUR for times in a.again.values() for when, kind in times if kind == how)
         if ran:
             lanes.append({"subject": name, "up": [[at, 1.6, n] for at, n in sorted(up.items())], "down": [[at, 1.6, n] for at, n in sorted(down.items())],
-                          "doubled": sum(up.values()), "lost": sum(down.values()), "notes": _notes(up)})
+                          "doubled": sum(up.values()), "lost": sum(down.values()), "notes": _notes(up, by_twin)})
     faults = [{"name": how, "about": "", "at": _thin(times), "armed": len(times), "hit": len(times)} for how, times in ticks.items()]
     return {"axis": AXIS, "faults": faults, "lanes": lanes}
 
@@ -183,11 +185,18 @@ def _thin(times: list[float]) -> list[float]:
     return [round(t, 2) for t in times[::step]]
 
 
-def _notes(up: Counter[float]) -> list[dict[str, Any]]:
-    """Words in the picture hang on a recorded fact: the first wrong effect after hour 48, when none was before."""
-    before = sum(n for at, n in up.items() if at < 46)
-    after = sum(n for at, n in up.items() if 46 <= at < 200)
-    return [{"at": 48.0, "words": "the marker expires", "anchor": "end", "dx": -6, "y": 20}] if after and not before else []
+def _notes(up: Counter[float], by_twin: Counter[float]) -> list[dict[str, Any]]:
+    """Words in the picture hang on recorded facts: what was doubled before hour 48, and what after."""
+    before = {at: n - by_twin[at] for at, n in up.items() if at < 46 and n > by_twin[at]}
+    after = any(n for at, n in up.items() if 46 <= at < 200)
+    if before:
+        return [{"at": 48.0, "words": "each delivery acts", "anchor": "end", "dx": -6, "y": 12}] if after else []
+    notes: list[dict[str, Any]] = []
+    if after:
+        notes.append({"at": 48.0, "words": "the marker expires", "anchor": "end", "dx": -6, "y": 20})
+    if sum(by_twin[at] for at in up if at < 46):
+        notes.append({"at": 14.0, "words": "one fact, two ids", "y": 20, "dx": 0})
+    return notes
 
 
 def where(histories: Mapping[str, History]) -> Mapping[str, Any]:
