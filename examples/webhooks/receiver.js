@@ -10,14 +10,14 @@ function asks({ type, data }) { // an effect is named after what it is about: tw
   return type === "order.updated" ? [{ key: `status:${data.order}`, to: "orders", version: data.version, object: data.order, status: data.status }] : [];
 }
 function learn({ id, body, key, version, state }) { // a line of the file: when it is written, and again at each start
-  if (effects.get(key)?.version === version) effects.get(key).state = state;
-  if (!id || events.has(id)) return;
-  events.add(id); // from here on it is known, also if nobody can read it
-  for (const effect of asks(JSON.parse(body))) if (!(effects.get(effect.key)?.version >= effect.version)) effects.set(effect.key, effect);
+  if (key) return effects.get(key).version === version && (effects.get(key).state = state);
+  if (events.has(id)) return;
+  events.add(id);
+  for (const effect of asks(parse(body))) if (!(effects.get(effect.key)?.version >= effect.version)) effects.set(effect.key, effect);
 }
-function attempt(line) { try { learn(JSON.parse(line)); } catch { /* cut short by a kill, so never acknowledged; or signed, but no event */ } }
-function keep(entry) { const line = JSON.stringify(entry); fs.writeSync(log, "\n" + line); fs.fsyncSync(log); attempt(line); }
-if (fs.existsSync(file)) fs.readFileSync(file, "utf8").split("\n").forEach(attempt);
+function parse(text) { try { return JSON.parse(text); } catch { return {}; } } // a line that a kill cut short was never acknowledged
+function keep(entry) { fs.writeSync(log, "\n" + JSON.stringify(entry)); fs.fsyncSync(log); learn(entry); }
+if (fs.existsSync(file)) for (const line of fs.readFileSync(file, "utf8").split("\n")) learn(parse(line));
 const log = fs.openSync(file, "a");
 
 function genuine({ "webhook-id": id, "webhook-timestamp": sent, "webhook-signature": given = "" }, body) { // Standard Webhooks 1.0, v1

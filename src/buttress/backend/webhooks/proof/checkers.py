@@ -49,7 +49,7 @@ class Account:
 
     def situation(self, event: str, at: float) -> str:
         """What was going on when an effect was doubled: the fault of the trial, else the last delivery of that event."""
-        for word, situation in (("kill", "killed"), ("stopped", "paused beyond its lease"), ("drop", "its answer swallowed"), ("outage", "callee down")):
+        for word, situation in (("kill", "killed"), ("stopped", "paused beyond its lease"), ("answer dropped", "its answer swallowed"), ("callee outage", "callee down")):
             if self.case.startswith(word):
                 return situation
         if event in self.twins:
