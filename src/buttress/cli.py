@@ -103,11 +103,11 @@ def show(name: str, port: bool) -> None:
     click.echo(f"constraint  {found.constraint}\nheadline    {found.headline} ({found.unit}, {found.direction})")
     click.echo(f"verbs       {', '.join(found.verbs) or 'none'}\ninstall     pip install 'buttress[{found.name}]'")
     click.echo(f"peers       {', '.join(found.peers) or 'none'}\nread        {found.package}/README.md\nprove       buttress prove {found.name}")
-    from buttress.proof.result import latest
+    from buttress.proof.result import accepted, latest
 
-    last = latest(found.name)
-    if last is not None:
-        click.echo(f"last proof  {last['verdict']}: {last['finding']} ({last['scale']}, {last['environment']['date']})")
+    for what, result in (("accepted", accepted(found.name)), ("last here", latest(found.name))):
+        if result is not None:
+            click.echo(f"{what:<11} {result['verdict']}: {result['finding']} ({result['scale']}, {result['environment']['date']})")
 
 
 def load_proof(found: System) -> Proof:

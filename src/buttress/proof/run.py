@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -194,6 +195,7 @@ class _Runner:
         tally.setdefault("cases", {})[case.label] = tally.get("cases", {}).get(case.label, 0) + int(self.last_hit)
 
     last_hit: bool = False
+    announced: bool = False
     started: set[str] = field(default_factory=set)
 
     def can(self, fault: Any, evidence: verdict.Evidence) -> bool:
@@ -262,10 +264,19 @@ class _Runner:
         with contextlib.ExitStack() as stack:
             if self.proof.world is not None:
                 trial.world = dict(stack.enter_context(self.proof.world(trial)))
+                self.announce(trial.world)
             if case.during is not None:
                 stack.enter_context(case.during(trial))
             stack.callback(trial.finish)
             yield
+
+    def announce(self, world: Mapping[str, str]) -> None:
+        """With fixed ports a service that runs already must be told where the simulators are; once, on stderr."""
+        if os.environ.get("BUTTRESS_WORLD_PORT") and not self.announced:
+            self.announced = True
+            for name, value in world.items():
+                sys.stderr.write(f"world: {name} = {value}\n")
+            sys.stderr.flush()
 
     def check(self, path: Path) -> dict[str, History]:
         """Runs every checker over each subject's history, void trials left out."""
