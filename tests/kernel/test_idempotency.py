@@ -23,18 +23,13 @@ from buttress.kernel.idempotency import Done, InFlight, MemoryIdempotency, Misma
 from buttress.kernel.store.sqlite import SqliteStore
 from buttress.testing import idempotency as conformance
 
-KNOWN = {
-    ("sqlite", "what_cannot_be_held_is_refused"): "idempotency.py settle(), renew(), intend(): the key and fence are not checked: UnicodeEncodeError, OverflowError",
-    ("postgres", "what_cannot_be_held_is_refused"): "idempotency.py settle(), renew(), intend(): the key is not checked: psycopg.DataError, which also fails the caller's transaction",
-}
 ENGINES = {
     "memory": conformance.promises(conformance.Case(MemoryIdempotency)),
     "sqlite": conformance.promises(conformance.Case(MemoryIdempotency, reopen=True, transaction=True, neighbour=True)),
 }
 ENGINES["postgres"] = ENGINES["sqlite"]
 PROMISES = [
-    pytest.param(engine, promise, id=f"{engine}-{promise.__name__}",
-                 marks=pytest.mark.xfail(strict=True, reason=KNOWN[engine, promise.__name__]) if (engine, promise.__name__) in KNOWN else ())
+    pytest.param(engine, promise, id=f"{engine}-{promise.__name__}")
     for engine, promises in ENGINES.items()
     for promise in promises
 ]

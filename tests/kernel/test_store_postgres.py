@@ -212,7 +212,6 @@ FORKED = "postgres.py _Handle: a fork ends the other threads' locals in the chil
          "server gets a Terminate). It must do nothing, and keep the reference, where os.getpid() is not the one that connected"
 
 
-@pytest.mark.xfail(strict=True, reason=FORKED)
 def test_a_fork_leaves_the_sessions_of_other_threads_alone(store, fork):
     connected, forked = threading.Event(), threading.Event()
 

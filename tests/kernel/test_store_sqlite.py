@@ -528,8 +528,6 @@ def test_a_writer_from_before_a_fork_is_refused(store, fork):
     assert child.says() == "this store was opened before a fork"
 
 
-@pytest.mark.xfail(strict=True, reason="sqlite.py _Handle: a fork ends the other threads' locals in the child, so that the finalizer closes the parent's connections "
-                                       "there, which SQLite forbids (howtocorrupt.html section 2.6). It must do nothing, and keep the reference, in another process")
 def test_a_fork_leaves_the_connections_of_other_threads_alone(store, fork):
     connected, forked = threading.Event(), threading.Event()
 

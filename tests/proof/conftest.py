@@ -49,11 +49,11 @@ def prove(tmp_path: Path) -> Callable[..., Outcome]:
 
 @pytest.fixture
 def small_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A subject has a second to answer."""
-    monkeypatch.setattr(process, "CALL_TIMEOUT_S", 1.0)
-    monkeypatch.setattr(process, "START_TIMEOUT_S", 3.0)
+    """A subject has a second and a half to answer."""
+    monkeypatch.setattr(process, "CALL_TIMEOUT_S", 1.5)
+    monkeypatch.setattr(process, "START_TIMEOUT_S", 5.0)
     for bound in (process.SubjectProcess.call, process.SubjectProcess.together, process.SubjectProcess.finish_paused):
-        monkeypatch.setattr(bound, "__defaults__", tuple(1.0 if d == 30.0 else d for d in bound.__defaults__ or ()) or None)
+        monkeypatch.setattr(bound, "__defaults__", tuple(1.5 if d == 30.0 else d for d in bound.__defaults__ or ()) or None)
 
 
 @pytest.fixture

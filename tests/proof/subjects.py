@@ -88,8 +88,8 @@ class Echo:
 
     def child(self, *, burn=0.0, own_group=False):
         """Starts a process that ends neither at the end of its input nor at SIGTERM. Returns its pid when it is ready."""
-        code = ("import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nuntil = time.process_time() + %r\n"
-                "while time.process_time() < until: pass\nprint('ready', flush=True)\nsignal.pause()" % burn)
+        code = (f"import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nuntil = time.process_time() + {burn!r}\n"
+                "while time.process_time() < until: pass\nprint('ready', flush=True)\nsignal.pause()")
         started = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=own_group)
         started.stdout.readline()
         return started.pid

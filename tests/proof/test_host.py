@@ -84,11 +84,11 @@ def test_a_factory_that_raises_says_why(tmp_path, log):
 
 
 def test_an_exception_is_an_answer(echo):
-    with pytest.raises(SubjectError, match="^ValueError: too small$"):
+    with pytest.raises(SubjectError, match=r"^ValueError: too small$"):
         echo.call("fail", {"text": "too small"})
-    with pytest.raises(SubjectError, match="^TypeError: .*unexpected keyword"):
+    with pytest.raises(SubjectError, match=r"^TypeError: .*unexpected keyword"):
         echo.call("echo", {"nobody": 1})
-    with pytest.raises(SubjectError, match="^AttributeError: "):
+    with pytest.raises(SubjectError, match=r"^AttributeError: "):
         echo.call("nobody", {})
     assert echo.call("echo", {"value": "still there"}) == "still there"
 
@@ -185,7 +185,7 @@ def test_noise_between_the_answers_of_a_command_is_no_answer(foreign):
 def test_an_error_of_a_command_may_have_any_form(foreign):
     process = foreign("for line in lines:\n    answer(ok=['echo']) if 'hello' in line else answer(err={'status': 409})\n")
     process.hello(("echo",), port_text)
-    with pytest.raises(SubjectError, match='{"status": 409}'):
+    with pytest.raises(SubjectError, match=r'\{"status": 409\}'):
         process.call("echo", {})
 
 
@@ -273,7 +273,7 @@ def test_a_factory_is_found_by_file_or_by_module(tmp_path):
         sys.path[:] = path
         sys.modules.pop("helper_of_mine", None)
     assert load_factory("json:loads")("7") == 7
-    with pytest.raises(SystemExit, match="must be module:attribute or file.py:attribute"):
+    with pytest.raises(SystemExit, match=r"must be module:attribute or file\.py:attribute"):
         load_factory("nothing")
     with pytest.raises(AttributeError):
         load_factory("json:nobody")
@@ -377,7 +377,7 @@ def test_deaths_are_told_apart_from_any_thread(server, tmp_path, log):
 @pytest.mark.parametrize("spec", ["subjects_that_are_nowhere:Echo", lab.factory("Nobody"), "/nowhere/at_all.py:Echo"])
 def test_a_factory_that_cannot_be_imported_says_why(tmp_path, spec):
     before = lab.open_files()
-    with pytest.raises(FactoryFailed, match="could not be imported: .*Error"):
+    with pytest.raises(FactoryFailed, match=r"could not be imported: .*Error"):
         ForkServer(spec, CALLS, tmp_path / "fork-server.log")
     assert lab.open_files() == before
 

@@ -16,7 +16,19 @@ from hypothesis import strategies as st
 
 from buttress.proof import result as module
 from buttress.proof.contract import Case, Claim, Control, Estimate, Figure, Proof, Scenario, Subject, Unmeasured
-from buttress.proof.result import FIGURES_MAX_BYTES, SCHEMA, Unreadable, build, digest, finding, latest, numbers, read, run_folder, write
+from buttress.proof.result import (
+    FIGURES_MAX_BYTES,
+    SCHEMA,
+    Unreadable,
+    build,
+    digest,
+    finding,
+    latest,
+    numbers,
+    read,
+    run_folder,
+    write,
+)
 from buttress.proof.run import Options
 from buttress.proof.state import state_folder
 from buttress.proof.verdict import count, share
@@ -112,7 +124,7 @@ def test_a_truncated_one_is_unreadable(tmp_path, cut):
     write({"schema": SCHEMA, "claims": [{"name": "a"}], "system": "x"}, path)
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * cut) if isinstance(cut, float) else cut])
-    with pytest.raises(Unreadable, match="result.json is truncated or no JSON") as refused:
+    with pytest.raises(Unreadable, match=r"result\.json is truncated or no JSON") as refused:
         read(path)
     assert refused.value.code == "unreadable_result"
     assert refused.value.fix == "run the proof again"

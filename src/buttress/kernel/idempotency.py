@@ -5,7 +5,9 @@ another payload (Mismatch), or a holder was lost after it announced an effect ou
 never guess). Each claim carries a fence; a holder whose lease has passed to another is refused by ``settle`` (Stale).
 
 Without an intent a lost holder is simply New with a higher fence, because local effects and Done are one transaction.
-Retention is housekeeping, never correctness: ``retire`` drops outcomes and keeps the fact.
+Retention is housekeeping, never correctness: ``retire`` drops outcomes and keeps the fact. A key that ``settle(None)`` freed
+keeps its payload's fingerprint, and its last fence stays good until somebody claims it again. Whoever claims several keys in
+one transaction claims them in sorted order, or Postgres will find a deadlock.
 
 Source: the Idempotency-Key header draft (draft-ietf-httpapi-idempotency-key-header) for key and fingerprint; fencing
 tokens as in M. Kleppmann, "How to do distributed locking" (2016).
@@ -147,6 +149,7 @@ class SqlIdempotency:
         return New(fence + 1) if intent is None else Unknown(fence + 1, bytes(intent))
 
     def intend(self, key: str, fence: int, intent: bytes) -> None:
+        check_holder(key, fence)
         check_intent(intent)
 
         def write(tx: Tx) -> None:
@@ -157,11 +160,13 @@ class SqlIdempotency:
         failpoint("idempotency.intended")
 
     def renew(self, key: str, fence: int, lease_s: float) -> None:
+        check_holder(key, fence)
         check_lease(lease_s)
         with self._store.transaction() as tx:
             self._update(tx, "until = ?", (self._clock.now() + lease_s,), key, fence)
 
     def settle(self, key: str, fence: int, outcome: bytes | None) -> None:
+        check_holder(key, fence)
         check_payload("outcome", outcome)
         with self._store.transaction() as tx:
             if outcome is None:
@@ -221,14 +226,17 @@ class MemoryIdempotency:
             return New(entry.fence) if entry.intent is None else Unknown(entry.fence, entry.intent)
 
     def intend(self, key: str, fence: int, intent: bytes) -> None:
+        check_holder(key, fence)
         check_intent(intent)
         self._update(key, fence, lambda entry: replace(entry, intent=intent))
 
     def renew(self, key: str, fence: int, lease_s: float) -> None:
+        check_holder(key, fence)
         check_lease(lease_s)
         self._update(key, fence, lambda entry: replace(entry, until=self._clock.now() + lease_s))
 
     def settle(self, key: str, fence: int, outcome: bytes | None) -> None:
+        check_holder(key, fence)
         check_payload("outcome", outcome)
         if outcome is None:
             self._update(key, fence, lambda entry: replace(entry, until=0.0, intent=None))
@@ -261,6 +269,13 @@ def check_claim(key: str, fingerprint: bytes, lease_s: float) -> None:
     if not isinstance(fingerprint, bytes) or len(fingerprint) > FINGERPRINT_MAX_BYTES:
         raise InvalidInput("fingerprint", type(fingerprint).__name__, f"must be at most {FINGERPRINT_MAX_BYTES} bytes")
     check_lease(lease_s)
+
+
+def check_holder(key: str, fence: int) -> None:
+    """Raises InvalidInput for what nobody can hold."""
+    check_text("key", key, KEY_MAX_BYTES)
+    if not isinstance(fence, int) or not 0 <= fence < 1 << 63:
+        raise InvalidInput("fence", type(fence).__name__, "must be the number that claim gave")
 
 
 def check_lease(lease_s: float) -> None:

@@ -14,10 +14,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from buttress.kernel.clock import Clock
-from buttress.kernel.errors import MissingExtra, Unavailable, check_text
+from buttress.kernel.errors import MissingExtra, Unavailable
 from buttress.kernel.failpoint import failpoint
 from buttress.kernel.idempotency import (
-    KEY_MAX_BYTES,
     Claim,
     Done,
     InFlight,
@@ -25,6 +24,7 @@ from buttress.kernel.idempotency import (
     New,
     Unknown,
     check_claim,
+    check_holder,
     check_intent,
     check_lease,
     check_payload,
@@ -131,7 +131,7 @@ class RedisIdempotency:
                 return total
 
     def _change(self, key: str, fence: int, what: str, value: object) -> None:
-        check_text("key", key, KEY_MAX_BYTES)
+        check_holder(key, fence)
         if not self._run(self._update, [self._key(key), self._settled()], [self._now(), fence, what, value]):
             raise stale(key, fence)
 

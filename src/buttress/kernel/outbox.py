@@ -56,11 +56,11 @@ class Sent:
 
 @dataclass(frozen=True)
 class Retry:
-    """Not sent, or not known: try again at ``due``. ``doubted`` carries over that it may have been sent."""
+    """Not sent, or not known: try again at ``due``. ``doubted``: True, it may have been sent; False, known not to; None, as it was."""
 
     due: float
     error: str
-    doubted: bool = False
+    doubted: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -119,6 +119,8 @@ SCHEMA = Schema(
              state TEXT NOT NULL, due {real}, attempt {int} NOT NULL, doubted {int} NOT NULL, fence {int} NOT NULL,
              until {real} NOT NULL, lane TEXT, note {bytes}, error TEXT, PRIMARY KEY (stream, epoch, seq), UNIQUE (stream, key))""",
         "CREATE INDEX buttress_outbox_due ON buttress_outbox (due) WHERE state = 'pending'",
+        "CREATE INDEX buttress_outbox_stream_due ON buttress_outbox (stream, due) WHERE state = 'pending'",
+        "CREATE INDEX buttress_outbox_unsent ON buttress_outbox (stream, epoch, seq, state) WHERE state <> 'sent'",
         "CREATE INDEX buttress_outbox_lane ON buttress_outbox (stream, lane, epoch, seq) WHERE state = 'pending' AND lane IS NOT NULL",
         """CREATE TABLE buttress_outbox_stream (
              stream TEXT PRIMARY KEY, epoch {int} NOT NULL, next_seq {int} NOT NULL)""",
@@ -205,7 +207,8 @@ class SqlOutbox:
                 raise InvalidInput("note", type(verdict.note).__name__, f"must be bytes, at most {NOTE_MAX_BYTES}")
             assign: tuple[str, tuple[object, ...]] = ("state = 'sent', due = NULL, until = 0, error = NULL, note = ?", (verdict.note,))
         elif isinstance(verdict, Retry):
-            assign = ("due = ?, until = 0, error = ?, doubted = ?", (_check_time("due", verdict.due), _told(verdict.error), int(verdict.doubted)))
+            doubted = message.doubted if verdict.doubted is None else verdict.doubted
+            assign = ("due = ?, until = 0, error = ?, doubted = ?", (_check_time("due", verdict.due), _told(verdict.error), int(doubted)))
         else:
             assign = ("state = 'dead', due = NULL, until = 0, error = ?", (_told(verdict.error),))
         failpoint("outbox.settle")
@@ -227,6 +230,7 @@ class SqlOutbox:
         return Backlog(counts.get("pending", 0), counts.get("dead", 0), (first[0], first[1]) if first else None, due[0] if due else None)
 
     def replay(self, stream: str, keys: Iterable[str] | None = None) -> int:
+        _check_names("keys", keys)
         with self._store.transaction() as tx:
             now = self._clock.now()
             if keys is None:
@@ -243,6 +247,7 @@ def _among(column: str, streams: Sequence[str] | None) -> tuple[str, tuple[str, 
     """A condition and its parameters; no stream at all matches nothing."""
     if streams is None:
         return "", ()
+    _check_names("streams", streams)
     return f"AND {column} IN ({', '.join('?' * len(streams)) or 'NULL'}) ", tuple(streams)
 
 
@@ -253,6 +258,11 @@ def _check(stream: str, key: str, payload: bytes, lane: str | None) -> None:
         check_text("lane", lane, KEY_MAX_BYTES)
     if not isinstance(payload, bytes) or len(payload) > PAYLOAD_MAX_BYTES:
         raise InvalidInput("payload", type(payload).__name__, f"must be bytes, at most {PAYLOAD_MAX_BYTES}")
+
+
+def _check_names(field: str, names: Iterable[str] | None) -> None:
+    if isinstance(names, str | bytes):
+        raise InvalidInput(field, type(names).__name__, "must be several names, not one text")
 
 
 def _check_time(field: str, seconds: float) -> float:
@@ -276,7 +286,7 @@ class Gaps:
     def __init__(self, start: int = 0, window: int = 1 << 20, ranges: Iterable[tuple[int, int]] = ()) -> None:
         if not 0 <= start < SEQ_SPAN or not 1 <= window <= SEQ_SPAN // 2 - 1:
             raise InvalidInput("start, window", (start, window), f"must be 0 to {SEQ_SPAN - 1}, and 1 to {SEQ_SPAN // 2 - 1}")
-        self.start = start
+        self._start = start
         self.window = window
         self._first = start  # all before it arrived; counted without wrapping
         self._lows: list[int] = []  # what arrived beyond the first gap, as ranges, sorted, apart from each other
@@ -286,11 +296,19 @@ class Gaps:
             self._put(at, at + (high - low) % SEQ_SPAN)
 
     @property
+    def start(self) -> int:
+        """Where the account begins: an account rebuilt from ``start``, ``window`` and ``ranges`` is the same one."""
+        return self._low() % SEQ_SPAN
+
+    def _low(self) -> int:
+        return max(self._start, self._first - SEQ_SPAN // 2 + 1)
+
+    @property
     def ranges(self) -> list[tuple[int, int]]:
         """What arrived, inclusive, in serial order. What lies more than half the numbers back is left out."""
         spans = list(zip(self._lows, self._highs, strict=True))
         if self._first > self.start:
-            spans.insert(0, (max(self.start, self._first - SEQ_SPAN // 2), self._first - 1))
+            spans.insert(0, (self._low(), self._first - 1))
         return [(low % SEQ_SPAN, high % SEQ_SPAN) for low, high in spans]
 
     def add(self, seq: int) -> bool:

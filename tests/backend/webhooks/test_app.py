@@ -143,8 +143,9 @@ def test_concurrent_deliveries_share_a_commit(inbox, make_app, sender):
 
 def test_a_store_that_is_down(inbox, make_app, sender):
     app = make_app(inbox)
+    headers, body = sender.delivery("evt_1")
     inbox.store.close()
-    status, answer, more = request(app, "/default", *[(h, [b]) for h, b in [sender.delivery("evt_1")]][0])
+    status, answer, more = request(app, "/default", headers, [body])
     assert (status, code(answer)) == (503, "unavailable")
     assert "retry-after" in more
     assert request(app, "/healthz", method="GET")[0] == 503

@@ -15,7 +15,16 @@ from urllib.parse import unquote
 
 import pytest
 
-from buttress.backend.webhooks import HttpCallee, Inbox, InboxConfig, Verifier, at_least_once, at_most_once, keyed, lookup
+from buttress.backend.webhooks import (
+    HttpCallee,
+    Inbox,
+    InboxConfig,
+    Verifier,
+    at_least_once,
+    at_most_once,
+    keyed,
+    lookup,
+)
 from buttress.kernel import failpoint
 from buttress.kernel.clock import SharedClock
 from buttress.kernel.store.sqlite import SqliteStore
@@ -271,7 +280,7 @@ def test_two_processes_share_the_work(fork, tmp_path, shared_clock, world, sign)
     inbox = open_plain()
     with inbox.store.transaction() as tx:
         tx.execute("CREATE TABLE handled (fact TEXT NOT NULL, worker INTEGER NOT NULL)")
-    for ident, headers, body in deliveries(sign, count, shared_clock.now()):
+    for _ident, headers, body in deliveries(sign, count, shared_clock.now()):
         assert inbox.receive(headers, body).code == "stored"
     inbox.store.close()
 

@@ -452,6 +452,50 @@ def test_a_send_without_an_answer(inbox, sender, counter, clock, kind, moment):
 
 
 @pytest.mark.parametrize("happened", [True, False])
+def test_a_key_is_only_trusted_for_as_long_as_the_callee_remembers_it(inbox, sender, counter, clock, happened):
+    """The answer is lost, then the callee is away for two days; when it is back it no longer knows the key."""
+    email = counter()
+
+    def away(moment):
+        if moment == "after":
+            raise TimeoutError
+        if email.done:
+            raise NotSent("connection refused")
+
+    email.fail = away
+    inbox.callee("email", keyed(email.send))
+    inbox.on("invoice.paid")(lambda event, ctx: ctx.effect("email", payload={}))
+    sender.send(inbox, "evt_1")
+    end = clock.now() + 2 * DAY
+    while (due := inbox.work()) is not None and due < end:
+        clock.set(max(clock.now(), due))
+    email.keyed, email.fail = False, lambda moment: None
+    drain(inbox, clock)
+    assert len(email.done) == 1, "not sent to a callee that has forgotten"
+    assert [(doubt.key, doubt.outcome) for doubt in inbox.doubts()] == [("default/evt_1:email", "not_sent_again")]
+    assert inbox.resolve("email", "default/evt_1:email", happened=happened) == 1
+    drain(inbox, clock)
+    assert len(email.done) == (1 if happened else 2)
+    assert inbox.gap_report().clean
+
+
+def test_a_short_doubt_is_sent_again_under_its_key(inbox, sender, counter, clock):
+    email, lost = counter(), []
+
+    def lose(moment):
+        if moment == "after" and len(lost) < 3:
+            lost.append(clock.now())
+            raise TimeoutError
+
+    email.fail = lose
+    inbox.callee("email", keyed(email.send))
+    inbox.on("invoice.paid")(lambda event, ctx: ctx.effect("email", payload={}))
+    sender.send(inbox, "evt_1")
+    drain(inbox, clock)
+    assert (len(email.done), email.calls, inbox.doubts()) == (1, 4, [])
+
+
+@pytest.mark.parametrize("happened", [True, False])
 def test_a_doubt_is_resolved_by_evidence(inbox, sender, counter, clock, happened):
     email = counter(keyed=False)
 

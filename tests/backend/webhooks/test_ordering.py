@@ -31,7 +31,8 @@ def table(inbox):
         tx.execute("CREATE TABLE customers (id TEXT PRIMARY KEY, name TEXT)")
 
     class Table:
-        calls: list[tuple[str, bool]] = []  # noqa: RUF012
+        def __init__(self) -> None:
+            self.calls: list[tuple[str, bool]] = []
 
         def handle(self, event, ctx):
             self.calls.append((event.id, ctx.tied))
@@ -44,7 +45,6 @@ def table(inbox):
                 row = tx.one("SELECT name FROM customers WHERE id = ?", (ident,))
             return "absent" if row is None else row[0]
 
-    Table.calls = []
     return Table()
 
 

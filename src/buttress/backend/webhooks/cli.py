@@ -274,9 +274,11 @@ def dlq_replay(place: str, endpoint: str, events: bool, event_type: str | None, 
 @store_options
 @click.argument("effect")
 @click.argument("key")
-@click.option("--happened/--did-not-happen", default=None, required=True, help="What you found out at the callee.")
-def dlq_resolve(place: str, endpoint: str, effect: str, key: str, happened: bool) -> None:
+@click.option("--happened/--did-not-happen", default=None, help="What you found out at the callee.")
+def dlq_resolve(place: str, endpoint: str, effect: str, key: str, happened: bool | None) -> None:
     """Closes a doubt by evidence: counts the effect as sent, or sends it again."""
+    if happened is None:
+        raise click.UsageError("say --happened or --did-not-happen")
     closed = operate(place, endpoint).resolve(effect, key, happened=happened)
     click.echo(f"{closed} closed")
     if not closed:

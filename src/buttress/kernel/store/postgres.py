@@ -68,7 +68,17 @@ class _Handle:
 
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
         self.connection = connection
-        self.close = weakref.finalize(self, connection.close)
+        self.close = weakref.finalize(self, _close, connection, os.getpid())
+
+
+_INHERITED: list[psycopg.Connection[Any]] = []  # a forked child must neither close its parent's connections nor let them be collected
+
+
+def _close(connection: psycopg.Connection[Any], pid: int) -> None:
+    if os.getpid() == pid:
+        connection.close()
+    else:
+        _INHERITED.append(connection)
 
 
 class DatabaseClock:

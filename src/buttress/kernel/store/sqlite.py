@@ -56,7 +56,17 @@ class _Handle:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.connection = connection
-        self.close = weakref.finalize(self, connection.close)
+        self.close = weakref.finalize(self, _close, connection, os.getpid())
+
+
+_INHERITED: list[sqlite3.Connection] = []  # a forked child must neither close its parent's connections nor let them be collected
+
+
+def _close(connection: sqlite3.Connection, pid: int) -> None:
+    if os.getpid() == pid:
+        connection.close()
+    else:
+        _INHERITED.append(connection)
 
 
 class SqliteStore:

@@ -66,6 +66,13 @@ class Empty(Honest):
         return ""
 
 
+class Sprinting(Honest):
+    """Serves nothing where nobody has edited: that is where it is only timed."""
+
+    def page(self):
+        return self.body if "edition" in self.body else ""
+
+
 class Forgetful(Honest):
     """Keeps the document in memory only."""
 

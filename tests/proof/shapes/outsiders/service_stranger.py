@@ -13,7 +13,7 @@ def served():
 
 def take(order):
     print("working on", order)
-    print('{"level": "info", "order": "%s"}' % order)
+    print(json.dumps({"level": "info", "order": order}))
     print("[1, 2]\nnull\n42")
     if order not in served():
         with open(book, "a") as file:
