@@ -32,22 +32,6 @@ def _disarmed() -> Iterator[None]:
 # -- stores
 
 
-@pytest.fixture(scope="session")
-def postgres_url() -> Iterator[str]:
-    """A database of our own on the server that the environment names, dropped afterwards."""
-    url = os.environ.get("BUTTRESS_POSTGRES_URL")
-    if not url:
-        pytest.skip("needs postgres: set BUTTRESS_POSTGRES_URL")
-    psycopg = pytest.importorskip("psycopg")
-    name = f"buttress_test_{uuid.uuid4().hex[:12]}"
-    with psycopg.connect(url, autocommit=True) as server:
-        server.execute(f"CREATE DATABASE {name}")
-        try:
-            yield psycopg.conninfo.make_conninfo(url, dbname=name)
-        finally:
-            server.execute(f"DROP DATABASE {name} WITH (FORCE)")
-
-
 class SqliteStores:
     """Fresh SQLite stores in a folder, all closed at the end."""
 

@@ -330,6 +330,9 @@ def submit_many(store, works):
         assert held.wait(WAIT_S)
         futures = [pool.submit(submit, work) for work in works]
         ready.wait(WAIT_S)
+        deadline = time.monotonic() + WAIT_S
+        while store._writer._queue.qsize() < threads and time.monotonic() < deadline:
+            time.sleep(0.001)
         release.set()
         answers = [future.result(WAIT_S) for future in futures]
         holding.result(WAIT_S)
