@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import random
-from collections.abc import Sequence
 from urllib.parse import quote
 
 import msgspec
@@ -18,11 +17,12 @@ import msgspec
 from buttress.backend.webhooks.callee import Callee, Effect, NotSent, Rejected
 from buttress.backend.webhooks.event import Event
 from buttress.backend.webhooks.gaps import DeadEffect, DoubtOutcome, Gaps
+from buttress.backend.webhooks.lanes import LaneOutbox
 from buttress.kernel.clock import Clock
 from buttress.kernel.errors import ButtressError, InvalidInput, Stale
 from buttress.kernel.failpoint import failpoint
 from buttress.kernel.idempotency import Done, InFlight, Mismatch, New, SqlIdempotency, Unknown
-from buttress.kernel.outbox import Dead, Message, Retry, Sent, SqlOutbox, Verdict
+from buttress.kernel.outbox import Dead, Message, Retry, Sent, Verdict
 from buttress.kernel.store import Store, Tx
 
 KEY_MAX_CHARS = 255
@@ -61,57 +61,6 @@ def reference(endpoint: str, event: Event, key: str, effect: str) -> str:
     return whole if len(whole) <= KEY_MAX_CHARS else f"sha256-{hashlib.sha256(whole.encode()).hexdigest()}:{effect}"
 
 
-class StreamOutbox(SqlOutbox):
-    """The kernel's outbox, seen through the callees of one endpoint: others in the same store are left alone.
-
-    A callee has one stream without order, ``<prefix><callee>``, and a lane for each object whose effects keep their order,
-    ``<prefix><callee>/<lane>``: there only the oldest message that is not settled counts.
-    """
-
-    def take_for(self, callees: Sequence[str], limit: int, lease_s: float) -> list[tuple[Message, float]]:
-        """``take``, restricted to the streams and lanes of these callees; with each the time since when it may be in doubt."""
-        now = self._clock.now()
-        skip = " FOR UPDATE SKIP LOCKED" if self._store.dialect == "postgres" else ""
-        among, params = _among(callees)
-        taken = []
-        with self._store.transaction() as tx:
-            rows = tx.all("SELECT stream, epoch, seq, key, payload, attempt, doubted, fence, until FROM buttress_outbox a "
-                          f"WHERE state = 'pending' AND due <= ? AND until <= ? AND {among} ORDER BY due, epoch, seq, stream LIMIT ?{skip}",
-                          (now, now, *params, limit))
-            for stream, epoch, seq, key, payload, attempt, doubted, fence, until in rows:
-                message = Message(stream, epoch, seq, key, bytes(payload), attempt + 1, bool(doubted) or until > 0, fence + 1, now + lease_s)
-                tx.execute("UPDATE buttress_outbox SET attempt = ?, doubted = ?, fence = ?, until = ? WHERE stream = ? AND epoch = ? AND seq = ?",
-                           (message.attempt, int(message.doubted), message.fence, message.until, stream, epoch, seq))
-                taken.append((message, until - lease_s if until > 0 else now))
-        return taken
-
-    def next_due(self, tx: Tx, callees: Sequence[str]) -> float | None:
-        """When the next message for these callees is due."""
-        if not callees:
-            return None
-        among, params = _among(callees)
-        row = tx.one(f"SELECT min(CASE WHEN until > due THEN until ELSE due END) FROM buttress_outbox a WHERE state = 'pending' AND {among}", params)
-        return row[0] if row else None
-
-    def pending_in(self, tx: Tx, prefix: str) -> int:
-        """How many messages of the streams that begin with ``prefix`` wait."""
-        row = tx.one("SELECT count(*) FROM buttress_outbox WHERE state = 'pending' AND substr(stream, 1, ?) = ?", (len(prefix), prefix))
-        return row[0] if row else 0
-
-    def dead_in(self, tx: Tx, prefix: str, limit: int, key: str | None = None) -> list[tuple[Message, str]]:
-        """Dead messages of all streams that begin with ``prefix``, with their errors, oldest first."""
-        only, more = ("AND key = ?", (key,)) if key is not None else ("", ())
-        rows = tx.all("SELECT stream, epoch, seq, key, payload, attempt, doubted, fence, until, error FROM buttress_outbox WHERE state = 'dead' "
-                      f"AND substr(stream, 1, ?) = ? {only} ORDER BY epoch, seq, stream LIMIT ?", (len(prefix), prefix, *more, limit))
-        return [(Message(stream, epoch, seq, key, bytes(payload), attempt, bool(doubted), fence, until), error or "")
-                for stream, epoch, seq, key, payload, attempt, doubted, fence, until, error in rows]
-
-    def overtaken(self, tx: Tx, message: Message) -> bool:
-        """Whether something later was sent in the same stream already: in a lane, this message would undo it."""
-        return tx.one("SELECT 1 FROM buttress_outbox WHERE stream = ? AND state = 'sent' AND (epoch > ? OR (epoch = ? AND seq > ?)) LIMIT 1",
-                      (message.stream, message.epoch, message.epoch, message.seq)) is not None
-
-
 class Effects:
     """The effects of one endpoint: ``put`` joins a handler's transaction, ``work`` sends what is due."""
 
@@ -126,7 +75,7 @@ class Effects:
         self._max_attempts = max_attempts
         self._retry_base_s = retry_base_s
         self._retry_max_s = retry_max_s
-        self._outbox = StreamOutbox(store, clock=clock)
+        self._outbox = LaneOutbox(store, clock=clock)
         self._prefix = f"webhooks/{endpoint}/"
         self._callees: dict[str, Callee] = {}
         self._streams: list[str] = []
@@ -204,7 +153,7 @@ class Effects:
         return len(messages)
 
     def _send_keyed(self, message: Message, name: str, callee: Callee, since: float) -> Verdict:
-        if message.doubted and self._forgotten(message, name, callee, since):
+        if message.attempt > 1 and self._forgotten(message, name, callee, since):
             return Dead("in doubt for longer than the callee remembers keys")
         began = self._clock.now()
         try:
@@ -212,19 +161,28 @@ class Effects:
         except Rejected as refused:
             return Dead(reason_of(refused))
         except NotSent as error:
-            return self._later(message, reason_of(error), error.after_s, message.doubted)
+            verdict = self._later(message, reason_of(error), error.after_s, message.doubted)
         except Exception as error:
             with self._store.transaction() as tx:
-                self._gaps.doubted_since(tx, name, message.key, began)
-            return self._later(message, reason_of(error), None, True)
-        failpoint("effect.called")
-        return Sent(_note(note))
+                self._gaps.doubted(tx, name, message.key, began)
+            verdict = self._later(message, reason_of(error), None, True)
+        else:
+            failpoint("effect.called")
+            return Sent(_note(note))
+        if isinstance(verdict, Dead):
+            with self._store.transaction() as tx:
+                if self._gaps.doubted_since(tx, name, message.key) is not None:
+                    self._gaps.doubt(tx, name, message.key, message.fence, self._clock.now(), "given_up", verdict.error)
+        return verdict
 
     def _forgotten(self, message: Message, name: str, callee: Callee, since: float) -> bool:
         """Whether the callee may have dropped the key of a send that is in doubt: it could then act a second time."""
         with self._store.transaction() as tx:
             now = self._clock.now()
-            if now + callee.timeout_s - self._gaps.doubted_since(tx, name, message.key, since) <= callee.remembers_s:
+            if message.doubted:
+                self._gaps.doubted(tx, name, message.key, since)
+            first = self._gaps.doubted_since(tx, name, message.key)
+            if first is None or now + callee.timeout_s - first <= callee.remembers_s:
                 return False
             self._gaps.doubt(tx, name, message.key, message.fence, now, "not_sent_again", "the callee no longer remembers its key")
             return True
@@ -379,14 +337,6 @@ class Effects:
                 if happened:
                     self._outbox.settle(message, Sent(b"resolved"))
         return closed
-
-
-def _among(streams: Sequence[str]) -> tuple[str, tuple[object, ...]]:
-    """SQL for: in one of these streams, or at the head of one of their lanes."""
-    heads = " OR ".join(["substr(stream, 1, ?) = ?"] * len(streams))
-    sql = (f"(stream IN ({', '.join('?' * len(streams))}) OR (({heads}) AND NOT EXISTS (SELECT 1 FROM buttress_outbox b WHERE b.stream = a.stream "
-           "AND b.state = 'pending' AND (b.epoch < a.epoch OR (b.epoch = a.epoch AND b.seq < a.seq)))))")
-    return sql, (*streams, *(part for stream in streams for part in (len(stream) + 1, f"{stream}/")))
 
 
 def _note(answer: object) -> bytes:

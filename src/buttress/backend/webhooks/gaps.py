@@ -100,13 +100,15 @@ class Gaps:
         tx.execute("INSERT INTO buttress_webhooks_doubt (endpoint, effect, key, fence, seen, outcome, reason) VALUES (?, ?, ?, ?, ?, ?, ?) "
                    "ON CONFLICT (endpoint, effect, key, fence) DO NOTHING", (self._endpoint, effect, key, fence, now, outcome, reason))
 
-    def doubted_since(self, tx: Tx, effect: str, key: str, at: float) -> float:
-        """When an effect came into doubt first: ``at``, unless that is known already. No open doubt: it will be sent again under its key."""
+    def doubted(self, tx: Tx, effect: str, key: str, at: float) -> None:
+        """An effect came into doubt and will be sent again under its key: no open doubt, but the first time is kept."""
         tx.execute("INSERT INTO buttress_webhooks_doubt (endpoint, effect, key, fence, seen, outcome, reason, resolved) VALUES (?, ?, ?, 0, ?, ?, ?, ?) "
                    "ON CONFLICT (endpoint, effect, key, fence) DO NOTHING", (self._endpoint, effect, key, at, "sent_again", "under its key", at))
+
+    def doubted_since(self, tx: Tx, effect: str, key: str) -> float | None:
+        """When an effect first came into doubt; None: never."""
         row = tx.one("SELECT seen FROM buttress_webhooks_doubt WHERE endpoint = ? AND effect = ? AND key = ? AND fence = 0", (self._endpoint, effect, key))
-        assert row is not None
-        return float(row[0])
+        return None if row is None else row[0]
 
     def doubts(self, tx: Tx, limit: int) -> list[Doubt]:
         """What nobody resolved yet, oldest first."""

@@ -55,7 +55,7 @@ class Ours:
         @inbox.on("order.updated", order_by=lambda event: (event.data["data"]["order"], event.data["data"]["version"]))
         def changed(event: Event, ctx: Context) -> None:
             data = event.data["data"]
-            ctx.effect("orders", key=f"{data['order']}:{data['version']}",
+            ctx.effect("orders", key=f"{data['order']}:{data['version']}", in_order=data["order"],
                        payload={"reference": f"status:{event.id}", "object": data["order"], "status": data["status"]})
 
     def deliver(self, headers: Mapping[str, str], body: str) -> int:
