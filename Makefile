@@ -14,7 +14,7 @@ test:  ## all tests; those that need something this machine lacks skip, and say 
 
 check:  ## style, types, import rules, documents and numbers
 	@scripts/environment dev
-	@$(BIN)/ruff check src tests scripts
+	@$(BIN)/ruff check src tests scripts examples
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/python scripts/docs.py --check

@@ -130,8 +130,8 @@ def load_proof(found: System) -> Proof:
 @click.argument("names", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="Every system, cheapest first.")
 @click.option("--budget", type=float, metavar="S", help="With --all: seconds; what does not fit is listed as not run.")
-@click.option("--scale", type=click.Choice(["quick", "full"]), default="quick", show_default=True)
-@click.option("--seed", type=int, default=7, show_default=True)
+@click.option("--scale", type=click.Choice(["quick", "full"]), default="quick", show_default=True, help="quick: seconds; full: the case's own size.")
+@click.option("--seed", type=int, default=7, show_default=True, help="Reproduces inputs and injections.")
 @click.option("--subject", metavar="S", help="Yours: module:factory, file.py:factory, cmd:ARGV or a URL.")
 @click.option("--url", metavar="U", help="Yours: a service that runs already, or with --start the one that is started.")
 @click.option("--start", metavar="ARGV", help="Starts a service (no shell) that answers at --url; {name} is a simulator's address.")
@@ -221,11 +221,11 @@ def _quoted(word: str) -> str:
 @cli.command()
 @click.argument("name")
 @click.option("--peer", "peers", multiple=True, metavar="NAME", help="Only these peers (default: all that are there).")
-@click.option("--laps", type=click.IntRange(6, 1000), default=31, show_default=True)
-@click.option("--scale", type=click.Choice(["quick", "full"]), default="full", show_default=True)
-@click.option("--seed", type=int, default=7, show_default=True)
+@click.option("--laps", type=click.IntRange(6, 1000), default=31, show_default=True, help="Laps of each subject; a median needs 6.")
+@click.option("--scale", type=click.Choice(["quick", "full"]), default="full", show_default=True, help="The size whose races run.")
+@click.option("--seed", type=int, default=7, show_default=True, help="Reproduces inputs.")
 @click.option("--accept", is_flag=True, help="On a clean tree: writes proofs/NAME.race.json.")
-@click.option("--json", "as_json", is_flag=True)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else.")
 @click.pass_context
 def race(ctx: click.Context, name: str, peers: tuple[str, ...], laps: int, scale: str, seed: int, accept: bool, as_json: bool) -> None:
     """Runs the races only, on the machine alone, and prints ratios beside each subject's last correctness verdict."""
@@ -251,7 +251,7 @@ def report(names: tuple[str, ...], out: Path | None) -> None:
 
 @cli.command()
 @click.option("--fetch", "fetch", metavar="NAME", help="Brings a peer's own parts into the state folder.")
-@click.option("--json", "as_json", is_flag=True)
+@click.option("--json", "as_json", is_flag=True, help="One JSON array on stdout.")
 @click.pass_context
 def doctor(ctx: click.Context, fetch: str | None, as_json: bool) -> None:
     """What this machine can do for a proof, why not, and the command that would provide it."""
@@ -282,7 +282,8 @@ def doctor(ctx: click.Context, fetch: str | None, as_json: bool) -> None:
 @cli.command()
 @click.argument("wing")
 @click.argument("name")
-@click.option("--constraint", type=click.Choice(["scale", "latency", "compliance", "cost"]), default="cost", show_default=True)
+@click.option("--constraint", type=click.Choice(["scale", "latency", "compliance", "cost"]), default="cost", show_default=True,
+              help="What had to break.")
 @click.option("--root", type=click.Path(file_okay=False, path_type=Path), default=Path(), help="The checkout (default: here).")
 def new(wing: str, name: str, constraint: str, root: Path) -> None:
     """Lays out a new system: the files that every system has, and its first tests."""

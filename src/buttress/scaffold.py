@@ -83,10 +83,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from buttress.proof import Claim, Control, Env, History, Proof, Scenario, Subject, Trial
-from buttress.proof.contract import Measured
-from buttress.proof.verdict import count
-from buttress.{wing}.{name}.engine import {cls}
+{imports}
 
 
 class Answerer(Protocol):
@@ -168,9 +165,9 @@ buttress prove {name}
 
 ## Limits
 '''
-TEST = '''from buttress.kernel.errors import InvalidInput
-from buttress.{wing}.{name} import {cls}
-import pytest
+TEST = '''import pytest
+
+{test_imports}
 
 
 def test_it_answers() -> None:
@@ -199,6 +196,10 @@ def lay_out(root: Path, wing: str, name: str, constraint: str) -> list[str]:
         raise InvalidInput("name", name, f"{wing} has a system of this name")
     cls = "".join(part.capitalize() for part in name.split("_"))
     words = {"name": name, "wing": wing, "constraint": constraint, "version": __version__, "cls": cls, "title": name, "maturity": "experimental"}
+    words["imports"] = "\n".join(sorted((
+        "from buttress.proof import Claim, Control, Env, History, Proof, Scenario, Subject, Trial", "from buttress.proof.contract import Measured",
+        "from buttress.proof.verdict import count", f"from buttress.{wing}.{name}.engine import {cls}")))
+    words["test_imports"] = "\n".join(sorted(("from buttress.kernel.errors import InvalidInput", f"from buttress.{wing}.{name} import {cls}")))
     files = {
         package / name / "__init__.py": INIT, package / name / "system.toml": TOML, package / name / "engine.py": ENGINE,
         package / name / "cli.py": CLI, package / name / "proof.py": PROOF, package / name / "README.md": README,

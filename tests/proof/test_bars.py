@@ -50,7 +50,7 @@ def test_a_range_is_read_low_to_high_and_refused_the_other_way(a, b):
 def test_any_other_text_is_refused_with_what_a_bar_looks_like(text):
     looks_right = re.fullmatch(r"\s*((==|>=|<=|<|>)\s*-?\d+(\.\d+)?(e-?\d+)?|-?\d+(\.\d+)?\.\.-?\d+(\.\d+)?)\s*", text)
     if looks_right is None:
-        with pytest.raises(InvalidInput, match="must be like '== 0', '>= 10', '< 2.5' or '5.8..7.8'"):
+        with pytest.raises(InvalidInput, match="must be like '== 0', '>= 10'"):
             Bar.parse(text)
 
 

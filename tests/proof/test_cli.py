@@ -13,6 +13,8 @@ from xml.etree import ElementTree
 
 import pytest
 
+from buttress.__main__ import main
+
 from .shapes import verifier
 from .shapes.cheat import OUTSIDERS
 
@@ -67,6 +69,26 @@ def buttress(site, tmp_path):
 
 
 @pytest.fixture
+def inside(site, tmp_path, monkeypatch, capfd):
+    """The same in this process, for what needs no process of its own: it saves the start of an interpreter."""
+    monkeypatch.syspath_prepend(str(site))
+    monkeypatch.chdir(tmp_path)
+    before = list(sys.path)
+
+    def go(*words: str) -> subprocess.CompletedProcess[str]:
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main(list(words))
+        seen = capfd.readouterr()
+        return subprocess.CompletedProcess(words, ended.value.code, seen.out, seen.err)
+
+    yield go
+    sys.path[:] = before
+    for name in ("verifier", "verifier.proof", "broken", "broken.proof"):
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture
 def mine(tmp_path):
     """``mine(code)`` writes a subject of one's own and gives what ``--subject`` takes."""
     def write(body: str) -> str:
@@ -87,46 +109,58 @@ def outsider(name: str) -> str:
     pytest.param(("prove", "verifier"), 0, id="pass"),
     pytest.param(("prove", "verifier", "--no-races", "--subject", outsider("Gullible")), 1, id="fail"),
     pytest.param(("prove", "verifier", "--no-races", "--subject", outsider("Refusing")), 2, id="unknown"),
-    pytest.param(("prove", "verifier", "--no-races", "--subject", outsider("stillborn")), 2, id="one that does not start"),
-    pytest.param(("prove", "verifier", "--subject", outsider("Closed")), 64, id="one that lacks a method"),
-    pytest.param(("prove", "verifier", "--subject", outsider("Nobody")), 64, id="a factory that is not there"),
-    pytest.param(("prove", "verifier", "--subject", "nowhere.py:Mine"), 64, id="a file that is not there"),
-    pytest.param(("prove", "verifier", "--subject", "mine"), 64, id="no factory at all"),
-    pytest.param(("prove", "verifier", "--subject", "cmd:no-such-command-here"), 64, id="a command that is not there"),
-    pytest.param(("prove", "verifier", "--claim", "no such claim"), 64, id="an unknown claim"),
-    pytest.param(("prove", "no-such-system"), 64, id="an unknown system"),
-    pytest.param(("prove", "verifier", "--scale", "huge"), 64, id="an unknown scale"),
-    pytest.param(("prove",), 64, id="nothing named"),
-    pytest.param(("prove", "verifier", "--start", "x"), 64, id="start without a URL"),
-    pytest.param(("prove", "verifier", "--accept"), 64, id="accept at quick"),
-    pytest.param(("no-such-verb",), 64, id="an unknown verb"),
+    pytest.param(("prove", "verifier", "--claim", "no such claim"), 64, id="usage"),
     pytest.param(("prove", "broken"), 70, id="a proof that is broken"),
 ])
 def test_the_exit_code_says_what_happened(buttress, words, code):
     done = buttress(*words)
     assert done.returncode == code, done.stdout + done.stderr
-    if code == 64:
-        assert done.stdout == ""
-        assert "Traceback" not in done.stderr
-        assert done.stderr.strip()
-    if code == 70:
-        assert "ZeroDivisionError: the proof itself is broken" in done.stderr
+    assert ("ZeroDivisionError: the proof itself is broken" in done.stderr) == (code == 70)
+    assert ("Traceback" in done.stderr) == (code == 70)
+
+
+@pytest.mark.parametrize("words", [
+    pytest.param(("prove", "verifier", "--subject", outsider("Closed")), id="one that lacks a method"),
+    pytest.param(("prove", "verifier", "--subject", outsider("Nobody")), id="a factory that is not there"),
+    pytest.param(("prove", "verifier", "--subject", "nowhere.py:Mine"), id="a file that is not there"),
+    pytest.param(("prove", "verifier", "--subject", "mine"), id="no factory at all"),
+    pytest.param(("prove", "verifier", "--subject", "cmd:no-such-command-here"), id="a command that is not there"),
+    pytest.param(("prove", "verifier", "--claim", "no such claim"), id="an unknown claim"),
+    pytest.param(("prove", "no-such-system"), id="an unknown system"),
+    pytest.param(("prove", "verifier", "--scale", "huge"), id="an unknown scale"),
+    pytest.param(("prove",), id="nothing named"),
+    pytest.param(("prove", "verifier", "--start", "x"), id="start without a URL"),
+    pytest.param(("prove", "verifier", "--accept"), id="accept at quick"),
+    pytest.param(("no-such-verb",), id="an unknown verb"),
+])
+def test_a_usage_error_is_64_and_says_so_without_a_traceback(inside, words):
+    done = inside(*words)
+    assert done.returncode == 64, done.stderr
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    assert done.stderr.strip()
+
+
+def test_one_that_does_not_start_is_unknown(inside):
+    done = inside("prove", "verifier", "--no-races", "--subject", outsider("stillborn"))
+    assert done.returncode == 2
+    assert "did not start: OSError: no key" in done.stdout
 
 
 @pytest.mark.xfail(strict=True, reason="a proof without from_url meets --url with an AssertionError in each trial: unknown, where the command line is wrong")
-def test_a_url_for_a_proof_that_takes_none_is_a_usage_error(buttress):
-    assert buttress("prove", "verifier", "--no-races", "--url", "http://127.0.0.1:9/").returncode == 64
+def test_a_url_for_a_proof_that_takes_none_is_a_usage_error(inside):
+    assert inside("prove", "verifier", "--no-races", "--url", "http://127.0.0.1:9/").returncode == 64
 
 
-def test_a_usage_error_prints_the_port(buttress):
-    done = buttress("prove", "verifier", "--subject", outsider("Closed"))
+def test_a_usage_error_prints_the_port(inside):
+    done = inside("prove", "verifier", "--subject", outsider("Closed"))
     assert "yours lacks admits" in done.stderr
     assert "class Gate(Protocol):" in done.stderr
     assert "def admits(self, token: str) -> bool" in done.stderr
 
 
-def test_an_unknown_claim_is_answered_with_those_that_there_are(buttress):
-    assert "claims: forged admitted, CPU over the naive one" in buttress("prove", "verifier", "--claim", "x").stderr
+def test_an_unknown_claim_is_answered_with_those_that_there_are(inside):
+    assert "claims: forged admitted, CPU over the naive one" in inside("prove", "verifier", "--claim", "x").stderr
 
 
 ENDS = "a subject in this process that raises SystemExit or calls os._exit ends the harness, with the exit code of its choice: 0 is a pass"
@@ -138,6 +172,12 @@ def test_a_subject_cannot_end_the_harness_with_a_pass(buttress, mine, body):
     done = buttress("prove", "verifier", "--no-races", "--json", "--subject", mine(body))
     assert done.returncode in (1, 2)
     assert json.loads(done.stdout)["verdict"] in ("fail", "unknown")
+
+
+@pytest.mark.xfail(run=False, reason="a subject in this process that hangs holds the harness for ever: nothing in it has a timeout")
+def test_a_subject_that_hangs_ends_in_a_verdict(buttress, mine):
+    done = buttress("prove", "verifier", "--no-races", "--json", "--subject", mine("import threading; threading.Event().wait()"))
+    assert json.loads(done.stdout)["verdict"] == "unknown"
 
 
 # -- one clean line
@@ -163,16 +203,16 @@ def test_json_is_one_clean_line_with_a_subject_that_prints(buttress, mine):
     assert done.returncode == 2
 
 
-def test_json_is_one_clean_line_with_a_command_that_prints(buttress):
-    done = buttress("prove", "verifier", "--no-races", "--json", "--subject",
+def test_json_is_one_clean_line_with_a_command_that_prints(inside):
+    done = inside("prove", "verifier", "--no-races", "--json", "--subject",
                     f'cmd:{sys.executable} -c "import json, sys\nfor l in sys.stdin: print(\'noise\'); print(json.dumps(dict(ok=[\'admits\'] if \'hello\' in l else {{}})), flush=True)"')
     (line,) = done.stdout.splitlines()
     assert json.loads(line)["verdict"] == "unknown"  # it admits nobody
     assert done.returncode == 2
 
 
-def test_two_systems_are_two_lines_and_the_worst_is_the_code(buttress):
-    done = buttress("prove", "verifier", "verifier", "--json", "--no-races", "--claim", "forged admitted")
+def test_two_systems_are_two_lines_and_the_worst_is_the_code(inside):
+    done = inside("prove", "verifier", "verifier", "--json", "--no-races", "--claim", "forged admitted")
     if done.returncode == 70 and "FileExistsError" in done.stderr:
         pytest.xfail("two runs of a system within a second collide in one folder")
     assert [json.loads(line)["verdict"] for line in done.stdout.splitlines()] == ["pass", "pass"]
@@ -182,32 +222,32 @@ def test_two_systems_are_two_lines_and_the_worst_is_the_code(buttress):
 # -- what is judged
 
 
-def test_a_claim_is_judged_alone(buttress):
-    done = buttress("prove", "verifier", "--json", "--claim", "forged admitted", "--as", "sha256:abc")
+def test_a_claim_is_judged_alone(inside):
+    done = inside("prove", "verifier", "--json", "--claim", "forged admitted", "--as", "sha256:abc")
     result = json.loads(done.stdout)
     assert [c["name"] for c in result["claims"]] == ["forged admitted"]
     assert (result["as"], result["verdict"], done.returncode) == ("sha256:abc", "pass", 0)
 
 
 @pytest.mark.xfail(strict=True, reason="with --claim the claims of correctness are not even judged, so that a claim of speed alone can never pass")
-def test_a_claim_of_speed_alone_rests_on_the_correctness_that_was_measured(buttress):
-    result = json.loads(buttress("prove", "verifier", "--json", "--claim", "CPU over the naive one").stdout)
+def test_a_claim_of_speed_alone_rests_on_the_correctness_that_was_measured(inside):
+    result = json.loads(inside("prove", "verifier", "--json", "--claim", "CPU over the naive one").stdout)
     assert [(c["name"], c["verdict"]) for c in result["claims"]] == [("CPU over the naive one", "pass")]
 
 
-def test_a_race_is_left_out_on_demand(buttress):
-    result = json.loads(buttress("prove", "verifier", "--json", "--no-races").stdout)
+def test_a_race_is_left_out_on_demand(inside):
+    result = json.loads(inside("prove", "verifier", "--json", "--no-races").stdout)
     assert {c["name"]: (c["verdict"], c["why"]) for c in result["claims"]}["CPU over the naive one"] == ("unknown", "one side of the ratio was not measured")
     assert result["races"] == []
 
 
-def test_the_seed_is_asked_for_and_told(buttress):
-    results = [json.loads(buttress("prove", "verifier", "--json", "--no-races", "--seed", seed).stdout) for seed in ("7", "8")]
-    assert [r["seed"] for r in results] == [7, 8]
+@pytest.mark.parametrize("seed", [7, 8])
+def test_the_seed_is_asked_for_and_told(inside, seed):
+    assert json.loads(inside("prove", "verifier", "--json", "--no-races", "--seed", str(seed)).stdout)["seed"] == seed
 
 
-def test_without_json_there_is_a_table_and_a_report(buttress, tmp_path):
-    done = buttress("prove", "verifier", "--no-races", "--claim", "forged admitted")
+def test_without_json_there_is_a_table_and_a_report(inside, tmp_path):
+    done = inside("prove", "verifier", "--no-races", "--claim", "forged admitted")
     assert "pass" in done.stdout
     assert "forged admitted" in done.stdout
     (folder,) = (tmp_path / "buttress-state" / "runs" / "verifier").iterdir()
@@ -219,8 +259,8 @@ def test_without_json_there_is_a_table_and_a_report(buttress, tmp_path):
 # -- files for others
 
 
-def test_junit_maps_each_verdict(buttress, tmp_path):
-    done = buttress("prove", "verifier", "--no-races", "--junit", "out.xml", "--subject", outsider("Gullible"))
+def test_junit_maps_each_verdict(inside, tmp_path):
+    done = inside("prove", "verifier", "--no-races", "--junit", "out.xml", "--subject", outsider("Gullible"))
     (suite,) = ElementTree.parse(tmp_path / "out.xml").getroot()
     assert {k: suite.get(k) for k in ("tests", "failures", "errors", "skipped")} == {"tests": "2", "failures": "1", "errors": "1", "skipped": "0"}
     cases = {case.get("name"): [child.tag for child in case] for case in suite}
@@ -239,40 +279,40 @@ def test_in_github_actions_the_table_also_goes_to_the_step_summary(buttress, tmp
     assert "| forged admitted | == 0 tokens | 0 of 160 | pass |" in text
 
 
-def test_a_system_of_others_is_shown_with_its_port_and_last_proof(buttress):
-    buttress("prove", "verifier", "--no-races", "--claim", "forged admitted")
-    shown = buttress("show", "verifier")
+def test_a_system_of_others_is_shown_with_its_port_and_last_proof(inside):
+    inside("prove", "verifier", "--no-races", "--claim", "forged admitted")
+    shown = inside("show", "verifier")
     assert shown.returncode == 0
     assert "pass: 1 of 1 claims pass, 0 fail, 0 unknown." in shown.stdout
-    port = buttress("show", "verifier", "--port")
+    port = inside("show", "verifier", "--port")
     assert "class Gate(Protocol):" in port.stdout
     assert '"call":"hello"' in port.stdout
 
 
 @pytest.mark.xfail(run=False, reason="it does not answer _hits, which is asked of every subject: thirty seconds of waiting after each clean trial")
-def test_the_shell_template_can_be_judged_as_it_is_printed(buttress, tmp_path):
+def test_the_shell_template_can_be_judged_as_it_is_printed(inside, tmp_path):
     """It answers null to everything: a gate that admits nobody. What it must not do is stall, or break the harness."""
-    text = buttress("show", "verifier", "--port").stdout
+    text = inside("show", "verifier", "--port").stdout
     (tmp_path / "mine.sh").write_text(text[text.index("while IFS="):])
-    done = buttress("prove", "verifier", "--no-races", "--json", "--subject", "cmd:sh mine.sh")
+    done = inside("prove", "verifier", "--no-races", "--json", "--subject", "cmd:sh mine.sh")
     result = json.loads(done.stdout)
     assert (result["verdict"], result["errors"]) == ("unknown", [])
     assert "'the genuine are let in' is asleep" in result["claims"][0]["why"]
 
 
-def test_the_python_template_can_be_judged_as_it_is_printed(buttress, tmp_path):
-    text = buttress("show", "verifier", "--port").stdout
+def test_the_python_template_can_be_judged_as_it_is_printed(inside, tmp_path):
+    text = inside("show", "verifier", "--port").stdout
     (tmp_path / "mine.py").write_text(text[text.index("class Mine"):text.index("# As a command")])
-    result = json.loads(buttress("prove", "verifier", "--no-races", "--json", "--subject", "mine.py:factory").stdout)
+    result = json.loads(inside("prove", "verifier", "--no-races", "--json", "--subject", "mine.py:factory").stdout)
     assert result["verdict"] == "unknown"  # every call raises NotImplementedError: nobody is admitted
 
 
 # -- races
 
 
-def test_a_race_prints_ratios_beside_the_last_correctness(buttress):
-    assert buttress("prove", "verifier", "--no-races", "--json").returncode == 2
-    done = buttress("race", "verifier", "--laps", "6", "--scale", "quick", "--json")
+def test_a_race_prints_ratios_beside_the_last_correctness(inside):
+    assert inside("prove", "verifier", "--no-races", "--json").returncode == 2
+    done = inside("race", "verifier", "--laps", "6", "--scale", "quick", "--json")
     result = json.loads(done.stdout)
     assert done.returncode == 0
     assert result["races"][0]["laps"] == 6

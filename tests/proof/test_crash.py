@@ -230,6 +230,20 @@ def test_a_call_that_is_not_reached_is_no_hit(trial_of):
 
 
 @strace
+def test_a_death_of_its_own_making_under_strace_is_no_hit(trial_of):
+    """The signal is in strace's log all the same; that a traced call was cut off by it is not."""
+    class Own(Protocol):
+        def signal(self, number: int) -> None: ...
+
+    trial = trial_of(Own, lab.factory("Echo"), Case("killed", {"@sync": (9, "kill")}), trace="inject")
+    port = trial.open()
+    with pytest.raises(SubjectBroken, match="signal 9"):
+        port.signal(number=9)
+    trial.finish()
+    assert not trial.hit
+
+
+@strace
 def test_system_calls_are_counted_by_the_busiest_thread(trial_of):
     trial = trial_of(Book, lab.factory("Journal"), trace="count")
     book = trial.open()

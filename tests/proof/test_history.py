@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import sys
 import threading
 
 import pytest
@@ -85,6 +86,8 @@ def test_what_one_reader_does_to_a_record_no_other_sees(path):
 
 
 def test_many_threads_write_whole_lines(path):
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
     writer = HistoryWriter(path)
     begin = threading.Barrier(8)
 
@@ -92,13 +95,14 @@ def test_many_threads_write_whole_lines(path):
         begin.wait(10)
         writer.write(head(number))
         for at in range(300):
-            writer.write(fact(number, at=at, text="ä\n\"" * 40))
+            writer.write(fact(number, at=at, text="ä\n\"" * 4000 if at % 10 == 0 else "x"))
 
     threads = [threading.Thread(target=write_some, args=(n,)) for n in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(30)
+    sys.setswitchinterval(before)
     writer.close()
     assert writer.records == 8 * 301
     lines = gzip.decompress(path.read_bytes()).splitlines()

@@ -239,7 +239,7 @@ def test_a_command_that_writes_without_end_breaks_the_protocol(foreign):
 
 @pytest.mark.xfail(strict=True, reason="the limit is looked at only where a line is not complete: one that is 64 KiB too long passes")
 def test_a_command_may_not_answer_with_a_byte_more(foreign):
-    process = foreign(f"for line in lines:\n    answer(ok=['echo']) if 'hello' in line else answer(ok='x' * {LINE_MAX_BYTES})\n")
+    process = foreign("for line in lines:\n    answer(ok=['echo']) if 'hello' in line else os.write(1, b'{\"ok\":\"%b\"}\\n' % (b'x' * " + str(LINE_MAX_BYTES) + "))\n")
     process.hello(("echo",), port_text)
     with pytest.raises(SubjectBroken):
         process.call("echo", {})
@@ -329,6 +329,13 @@ def test_it_imports_once_and_forks_many_times(tmp_path, log, monkeypatch):
         server.close()
 
 
+def test_what_a_forked_subject_prints_goes_to_the_log_of_its_trial(server, tmp_path, log):
+    process = forked(server, tmp_path, log)
+    assert process.call("say", {"text": "heard"}) == "said"
+    process.close()
+    assert log.read_text().count("heard") == 2
+
+
 def test_forked_subjects_live_side_by_side_each_with_its_own_environment(server, tmp_path, log):
     processes = [forked(server, tmp_path, log, BUTTRESS_WORKER=str(n)) for n in range(4)]
     try:
@@ -387,17 +394,17 @@ def test_it_dies_with_its_owner_and_takes_its_subjects_along(tmp_path):
 import os, sys
 from pathlib import Path
 from buttress.proof.process import ForkServer, SubjectProcess
-calls = ("about", "echo")
+calls = ("echo", "hang")
 server = ForkServer({lab.factory("Echo")!r}, calls, Path("fork-server.log"))
-process = SubjectProcess.fork(server, {{"BUTTRESS_DIR": "."}}, Path("subject.log"), plan={{}})
-process.hello(calls, str)
-print(server._process.pid, process.pid, flush=True)
+idle, hung = (SubjectProcess.fork(server, {{"BUTTRESS_DIR": "."}}, Path("subject.log"), plan={{}}) for _ in range(2))
+for process in (idle, hung):
+    process.hello(calls, str)
+hung._send("hang", {{}}, tag=False)
+print(server._process.pid, idle.pid, hung.pid, flush=True)
 sys.stdin.read()
 """
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=tmp_path) as owner:
-        server_pid, subject_pid = map(int, owner.stdout.readline().split())
-        assert lab.alive(server_pid)
-        assert lab.alive(subject_pid)
+        pids = [int(pid) for pid in owner.stdout.readline().split()]
+        assert [lab.alive(pid) for pid in pids] == [True] * 3
         owner.kill()
-        assert lab.ends(server_pid)
-        assert lab.ends(subject_pid)
+        assert [lab.ends(pid) for pid in pids] == [True] * 3, "the server, an idle subject, and one that hangs"

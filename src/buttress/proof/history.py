@@ -24,7 +24,7 @@ class HistoryWriter:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.records = 0
-        self._file = gzip.open(path, "wb", compresslevel=1)
+        self._file: gzip.GzipFile | None = gzip.GzipFile(path, "wb", compresslevel=1)
         self._lock = threading.Lock()
         self._encode = msgspec.json.Encoder(enc_hook=str).encode
 
@@ -39,7 +39,7 @@ class HistoryWriter:
         with self._lock:
             if self._file is not None:
                 self._file.close()
-                self._file = None  # type: ignore[assignment]
+                self._file = None
 
 
 class History:

@@ -58,7 +58,7 @@ def build(proof: Proof, outcome: Outcome, options: Options, *, command: str, lab
         "controls": [_control(state) for state in outcome.controls],
         "faults": {name: {key: value for key, value in tally.items() if key != "by"} | {"by": tally.get("by", {})}
                    for name, tally in outcome.faults.items()},
-        "deferred": [{"name": c.claim.name + (f" over {c.claim.over}" if c.claim.over else ""), "command": f"buttress prove {proof.system} --scale full"} for c in quick],
+        "deferred": [{"name": c.claim.name, "command": f"buttress prove {proof.system} --scale full"} for c in quick],
         "errors": outcome.errors[:100],
         "races": _races(proof, outcome),
         "trials": outcome.trials, "records": outcome.records, "wall_s": round(outcome.wall_s, 3),

@@ -75,8 +75,7 @@ def print_result(result: Mapping[str, Any], console: Console) -> None:
             measured = result["subjects"][name]["measures"].get(claim["measure"]) if not claim["over"] else None
             cells.append(_cell(measured, result["subjects"][name]["verdicts"].get(claim["name"], "")))
         mark = Text(f"{SIGN[claim['verdict']]} {claim['verdict']}", style=STYLE[claim["verdict"]])
-        over = f" over {claim['over']}" if claim["over"] else ""
-        table.add_row(claim["name"] + over, claim["bar"], *cells, mark)
+        table.add_row(claim["name"], claim["bar"], *cells, mark)
     console.print(table)
     for claim in result["claims"]:
         if claim["why"] and claim["verdict"] in ("fail", "unknown"):

@@ -246,3 +246,4 @@ def test_serve(monkeypatch, tmp_path, place, sign):
     for wrong in ((), ("nowhere_at_all:x",), ("shop_of_a_test:nothing",), ("shop_of_a_test",), ("--store", place)):
         assert run("serve", *wrong)[0] == 2
     assert run("serve", "shop_of_a_test:inboxes", "--metrics-token-env", "NONE")[0] == 2
+    assert run("serve", "shop_of_a_test:inboxes", "--host", "0.0.0.0")[0] == 2, "metrics without a credential, for all to see"

@@ -238,14 +238,15 @@ def test_what_was_acknowledged_survives(fork, memory_folder, tmp_path, shared_cl
         inbox.store.close()
 
 
-@pytest.mark.parametrize("step", ["inbox.claimed", "effect.taken", "effect.intended", "effect.called"])
-def test_a_paused_process_is_refused_when_it_wakes(fork, tmp_path, shared_clock, world, sign, step):
+@pytest.mark.parametrize(("step", "number"), [("inbox.claimed", 1), ("effect.taken", 1), ("effect.taken", 2), ("effect.intended", 1), ("effect.intended", 2),
+                                              ("effect.intended", 3), ("effect.called", 1), ("effect.called", 2), ("effect.called", 3), ("effect.called", 4)])
+def test_a_paused_process_is_refused_when_it_wakes(fork, tmp_path, shared_clock, world, sign, step, number):
     """SIGSTOP beyond the lease, while another worker takes everything over. Awake again, the first one must do no harm."""
     place, sent = str(tmp_path / "inbox.db"), deliveries(sign, 3, shared_clock.now())
 
     def work(tell):
         inbox = open_inbox(place, SharedClock(str(tmp_path / "clock")), world, sign.secret)
-        failpoint.arm({step: (1, "stop")})
+        failpoint.arm({step: (number, "stop")})
         run(inbox, sent, lambda said: None)
         tell("finished")
 

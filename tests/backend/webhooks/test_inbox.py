@@ -88,11 +88,13 @@ def test_retire_drops_bodies_and_keeps_what_is_open(stores, make_inbox, sender, 
     inbox = make_inbox(stores.open(), retention=timedelta(days=30), config=InboxConfig(retry_base_s=40 * DAY, retry_max_s=40 * DAY))
 
     def sometimes(event, ctx):
-        if event.id != "evt_done":
-            raise ValueError("personal data in a message")
+        if event.id == "evt_given_up":
+            raise Rejected("no such customer")
+        if event.id == "evt_retry":
+            raise ValueError
 
     inbox.on("invoice.paid")(sometimes)
-    for ident in ("evt_done", "evt_retry"):
+    for ident in ("evt_done", "evt_retry", "evt_given_up"):
         sender.send(inbox, ident)
     sender.send(inbox, "evt_dead", body=b"not json")
     sender.send(inbox, "evt_ignored", "unknown.type")
@@ -106,7 +108,7 @@ def test_retire_drops_bodies_and_keeps_what_is_open(stores, make_inbox, sender, 
     with inbox.store.transaction() as tx:
         kept = {ident for (ident,) in tx.all("SELECT id FROM buttress_webhooks_body")}
         stored = [ident for (ident,) in tx.all("SELECT id FROM buttress_webhooks_event")]
-    assert {ident: ident in kept for ident in stored} == {"evt_done": False, "evt_retry": True, "evt_dead": True, "evt_ignored": False}
+    assert {ident: ident in kept for ident in stored} == {"evt_done": False, "evt_retry": True, "evt_dead": True, "evt_given_up": True, "evt_ignored": False}
     assert sender.send(inbox, "evt_done", body=b'{"type": "invoice.paid", "third": 1}').code == "mismatch", "the fingerprint is kept"
 
 
@@ -363,6 +365,29 @@ def test_a_worker_that_outlived_its_lease_is_refused(stores, make_inbox, sender,
     assert states(slow) == {"evt_1": "done"}
 
 
+def test_a_worker_is_refused_while_another_one_holds_the_event(stores, make_inbox, sender, clock):
+    """The second one has only claimed it so far: the first one's fence is too low all the same."""
+    slow, quick = make_inbox(stores.open()), make_inbox(stores.open())
+    seen = []
+
+    def overtaken(event):
+        clock.advance(61)
+        failpoint.arm({"inbox.claimed": (1, "error")})
+        with pytest.raises(failpoint.FailpointError):
+            quick.work()
+        failpoint.arm(None)
+        return event.data
+
+    slow.on("invoice.paid", refetch=overtaken)(lambda event, ctx: seen.append("slow"))
+    quick.on("invoice.paid")(lambda event, ctx: seen.append("quick"))
+    sender.send(slow, "evt_1")
+    slow.work()
+    assert seen == []
+    clock.advance(61)
+    quick.work()
+    assert seen == ["quick"]
+
+
 def test_replay_doubles_nothing(inbox, sender, counter, clock):
     email, calls = counter(keyed=False), []
     inbox.callee("email", lookup(email.send, email.find))
@@ -469,14 +494,56 @@ def test_a_key_is_only_trusted_for_as_long_as_the_callee_remembers_it(inbox, sen
     end = clock.now() + 2 * DAY
     while (due := inbox.work()) is not None and due < end:
         clock.set(max(clock.now(), due))
+    assert [(doubt.key, doubt.outcome) for doubt in inbox.doubts()] == [("default/evt_1:email", "given_up")], "84 attempts, a minute apart"
+    clock.set(end)
     email.keyed, email.fail = False, lambda moment: None
+    assert inbox.replay_effect("email") == 1
     drain(inbox, clock)
     assert len(email.done) == 1, "not sent to a callee that has forgotten"
-    assert [(doubt.key, doubt.outcome) for doubt in inbox.doubts()] == [("default/evt_1:email", "not_sent_again")]
-    assert inbox.resolve("email", "default/evt_1:email", happened=happened) == 1
+    assert [(doubt.key, doubt.outcome) for doubt in inbox.doubts()][1:] == [("default/evt_1:email", "not_sent_again")]
+    assert inbox.resolve("email", "default/evt_1:email", happened=happened) == 2
     drain(inbox, clock)
     assert len(email.done) == (1 if happened else 2)
     assert inbox.gap_report().clean
+
+
+def test_a_key_is_not_trusted_after_a_long_outage_of_our_own(inbox, sender, counter, clock, stores, make_inbox):
+    """The process dies after the effect, and nobody starts it again for two days."""
+    email = counter()
+    inbox.callee("email", keyed(email.send))
+    inbox.on("invoice.paid")(lambda event, ctx: ctx.effect("email", payload={}))
+    sender.send(inbox, "evt_1")
+    failpoint.arm({"effect.called": (1, "error")})
+    with pytest.raises(failpoint.FailpointError):
+        inbox.work()
+    failpoint.arm(None)
+    clock.advance(2 * DAY)
+    email.keyed = False
+    drain(inbox, clock)
+    assert len(email.done) == 1
+    assert [doubt.outcome for doubt in inbox.doubts()] == ["not_sent_again"]
+
+
+def test_a_lookup_waits_until_the_callee_must_be_through(inbox, sender, counter, clock):
+    """Its work on the request whose answer was lost may still be under way: a look-up at once would find nothing, and be wrong."""
+    credit, late = counter(keyed=False), []
+
+    def slow(effect):
+        late.append((clock.now() + 9, effect))
+        raise TimeoutError
+
+    def find(key):
+        for at, effect in late:
+            if at <= clock.now():
+                credit.done.append((effect.key, {}))
+        return credit.find(key)
+
+    inbox.callee("credit", lookup(slow, find, timeout_s=10))
+    inbox.on("invoice.paid")(lambda event, ctx: ctx.effect("credit", payload={}))
+    sender.send(inbox, "evt_1")
+    assert inbox.work() >= clock.now() + 10
+    drain(inbox, clock)
+    assert (len(late), len(credit.done)) == (1, 1)
 
 
 def test_a_short_doubt_is_sent_again_under_its_key(inbox, sender, counter, clock):
@@ -508,9 +575,10 @@ def test_a_doubt_is_resolved_by_evidence(inbox, sender, counter, clock, happened
     sender.send(inbox, "evt_1")
     drain(inbox, clock)
     email.fail = lambda moment: None
-    assert inbox.replay_effect("email", "default/evt_1:email") == 1
-    drain(inbox, clock)
-    assert email.done == [], "a replay alone sends nothing that is in doubt"
+    for _ in range(2):
+        assert inbox.replay_effect("email", "default/evt_1:email") == 1
+        drain(inbox, clock)
+        assert email.done == [], "a replay alone sends nothing that is in doubt"
     assert inbox.resolve("email", "default/evt_1:email", happened=happened) >= 1
     drain(inbox, clock)
     assert len(email.done) == (0 if happened else 1)
@@ -601,6 +669,31 @@ def test_a_lease_that_ran_out_before_a_send(stores, make_inbox, sender, counter,
         assert [doubt.key for doubt in first.doubts()].count("default/evt_0:email") >= 1, "and that is listed"
 
 
+@pytest.mark.parametrize("kind", ["lookup", "at_most_once", "at_least_once"])
+def test_a_send_under_way_is_not_taken_over(stores, make_inbox, sender, counter, clock, kind):
+    """The batch's lease ends while a later one of its sends, which has a lease of its own, is still under way."""
+    first, second = make_inbox(stores.open()), make_inbox(stores.open())
+    email = counter(keyed=False)
+    makers = {"at_most_once": at_most_once, "at_least_once": at_least_once}
+
+    def slow(effect):
+        clock.advance(35)
+        if email.done:
+            second.work_effects()
+        return email.send(effect)
+
+    for inbox, send in ((first, slow), (second, email.send)):
+        inbox.callee("email", lookup(send, email.find) if kind == "lookup" else makers[kind](send))
+        inbox.on("invoice.paid")(lambda event, ctx: ctx.effect("email", payload={}))
+    for number in range(2):
+        sender.send(first, f"evt_{number}")
+    first.work_events()
+    first.work_effects()
+    drain(second, clock)
+    assert sorted(email.keys) == ["default/evt_0:email", "default/evt_1:email"]
+    assert first.doubts() == []
+
+
 def test_a_timeout_must_fit_in_the_lease(inbox):
     with pytest.raises(InvalidInput, match="half of the lease"):
         inbox.callee("slow", keyed(lambda effect: None, timeout_s=31))
@@ -634,8 +727,9 @@ def test_backfill_finds_what_was_never_delivered(store, make_inbox, sign, clock,
     assert "evt_7" not in {entry.id for entry in inbox.gap_report(limit=300).missed}
     drain(inbox, clock)
     assert len(seen) == 250
-    with pytest.raises(InvalidInput):
-        inbox.backfill([b"not json"], since=0.0)
+    for wrong in (b"not json", Event("a b", "a", b"{}"), Event("", "a", b"{}"), Event("a", "x\0", b"{}"), Event("a", "x", b"{}", account="\0")):
+        with pytest.raises(InvalidInput):
+            inbox.backfill([wrong], since=0.0)
 
 
 def test_backfill_of_schemes_without_an_id_in_the_body(inbox):
@@ -657,6 +751,128 @@ def test_arguments_are_checked_at_once(sqlite_stores, make):
         make(sqlite_stores.open())
 
 
+async def asynchronous(*args):
+    """Awaited by nobody here."""
+
+
+def test_nothing_asynchronous_is_taken_for_done(stores, make_inbox, sender):
+    inbox = make_inbox(stores.open(), config=InboxConfig(max_attempts=1))
+    with pytest.raises(InvalidInput, match="plain function"):
+        inbox.on("a")(asynchronous)
+    for make in (lambda: keyed(asynchronous), lambda: lookup(print, asynchronous)):
+        with pytest.raises(InvalidInput, match="plain functions"):
+            make()
+    pending = []
+    inbox.on("invoice.paid")(lambda event, ctx: pending.append(asynchronous()) or pending[0])
+    sender.send(inbox, "evt_1")
+    inbox.work()
+    pending[0].close()
+    assert [letter.error for letter in inbox.dead_letters()] == ["invalid_input: handler: must be a plain function: nobody awaits it here"]
+
+
+class Response:
+    """What HTTP libraries return, also for a 500."""
+
+    status_code = 500
+
+
+@pytest.mark.parametrize("kind", ["keyed", "lookup"])
+def test_a_response_object_is_no_success(stores, make_inbox, sender, counter, clock, kind):
+    inbox, answers, email = make_inbox(stores.open()), iter([Response(), b"ok"]), counter()
+
+    def send(effect):
+        answer = next(answers)
+        if answer == b"ok":
+            email.send(effect)
+        return answer
+
+    inbox.callee("email", keyed(send) if kind == "keyed" else lookup(send, email.find))
+    inbox.on("invoice.paid")(lambda event, ctx: ctx.effect("email"))
+    sender.send(inbox, "evt_1")
+    drain(inbox, clock)
+    assert len(email.done) == 1
+
+
+def test_false_is_no_evidence(inbox, sender, counter, clock):
+    credit, lost = counter(keyed=False), []
+
+    def lose(moment):
+        if moment == "before" and not lost:
+            lost.append(moment)
+            raise TimeoutError
+
+    credit.fail = lose
+    found = iter([False, None])
+    inbox.callee("credit", lookup(credit.send, lambda key: next(found)))
+    inbox.on("invoice.paid")(lambda event, ctx: ctx.effect("credit"))
+    sender.send(inbox, "evt_1")
+    drain(inbox, clock)
+    assert len(credit.done) == 1
+
+
+def test_a_conflict_of_transactions_is_no_failed_attempt(inbox, sender):
+    class Deadlock(Exception):
+        sqlstate = "40P01"
+
+    conflicts, attempts = [Deadlock()], []
+
+    def handle(event, ctx):
+        attempts.append(ctx.attempt)
+        if conflicts:
+            raise conflicts.pop()
+
+    inbox.on("invoice.paid")(handle)
+    sender.send(inbox, "evt_1")
+    assert inbox.work() == inbox.store.clock.now(), "due again at once"
+    assert inbox.work() is None
+    assert attempts == [1, 1]
+
+
+def test_a_slow_refetch_gives_the_rest_of_its_batch_back(inbox, sender, clock):
+    seen = []
+    inbox.on("invoice.paid", refetch=lambda event: (clock.advance(20), event.data)[1])(lambda event, ctx: seen.append((event.id, ctx.attempt)))
+    for number in range(5):
+        sender.send(inbox, f"evt_{number}")
+    assert inbox.work() <= clock.now()
+    assert [ident for ident, _ in seen] == ["evt_0", "evt_1"], "a lease of 60 s, half of it used"
+    while inbox.work() is not None:
+        pass
+    assert seen == [(f"evt_{number}", 1) for number in range(5)]
+
+
+@pytest.mark.parametrize("kind", ["at_most_once", "at_least_once"])
+def test_a_callee_that_hangs_puts_few_in_doubt(inbox, sender, counter, clock, kind):
+    coupon = counter(keyed=False)
+
+    def hang(moment):
+        raise TimeoutError
+
+    coupon.fail = hang
+    inbox.callee("coupon", at_most_once(coupon.send) if kind == "at_most_once" else at_least_once(coupon.send))
+    inbox.on("invoice.paid")(lambda event, ctx: ctx.effect("coupon"))
+    for number in range(20):
+        sender.send(inbox, f"evt_{number}")
+    inbox.work()
+    assert (coupon.calls, len(inbox.doubts())) == (3, 3)
+    coupon.fail = lambda moment: None
+    drain(inbox, clock)
+    assert len(coupon.done) == (17 if kind == "at_most_once" else 20)
+
+
+def test_alarms_of_one_id_are_bounded(inbox, sender):
+    sender.send(inbox, "evt_1")
+    for number in range(15):
+        assert sender.send(inbox, "evt_1", amount=number).code == "mismatch"
+    assert len(inbox.gap_report().alarms) == 10
+
+
+@pytest.mark.parametrize("work", [lambda inbox: inbox.work(0), lambda inbox: inbox.work_events(-1), lambda inbox: inbox.work_effects(0)])
+def test_a_limit_is_at_least_one(inbox, work):
+    inbox.callee("email", keyed(print))
+    with pytest.raises(InvalidInput, match="limit"):
+        work(inbox)
+
+
 def test_registering_twice_is_refused(inbox):
     inbox.on("a")(print)
     with pytest.raises(InvalidInput, match="handler already"):
@@ -671,8 +887,13 @@ def test_errors_hold_no_payload(inbox, sender, caplog):
     def broken(event, ctx):
         raise ValueError(event.data["data"]["email"])
 
+    def invalid(event, ctx):
+        raise InvalidInput("email", event.data["data"]["email"], "must be another one")
+
     inbox.on("invoice.paid")(broken)
+    inbox.on("invoice.sent")(invalid)
     sender.send(inbox, "evt_1", email="mallory@example.com")
+    sender.send(inbox, "evt_2", "invoice.sent", email="mallory@example.com")
     sender.send(inbox, "evt_1", email="eve@example.com")
     inbox.work()
     text = "".join(str(record.__dict__) for record in caplog.records)

@@ -132,6 +132,9 @@ def test_what_waits_or_was_listed_is_taken_over(inbox, shop, sender):
     assert shop.take(inbox, *sender.delivery("evt_2", "unknown")).code == "stored"
     assert inbox.work() is None
     assert shop.orders() == ["evt_1", "evt_2"]
+    sender.send(inbox, "evt_3")
+    assert shop.take(inbox, *sender.delivery("evt_3", amount=7)).code == "mismatch"
+    assert shop.orders() == ["evt_1", "evt_2"]
 
 
 def test_what_a_worker_holds_is_in_flight(inbox, stores, shop, sender):

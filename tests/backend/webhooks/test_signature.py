@@ -127,6 +127,12 @@ def test_v1a_against_the_arithmetic():
     verifier, headers = v1a(public, signature)
     assert verifier.verify(headers, BODY, NOW).id == "msg_1"
     assert refusal(verifier, headers, BODY + b" ") == (401, "bad_signature")
+    text = headers["webhook-signature"]
+    assert text.endswith("==")
+    second_spelling = text[:-3] + chr(ord(text[-3]) + 1) + "=="
+    assert base64.b64decode(second_spelling[4:]) == signature, "the same bytes, by a lenient decoder"
+    for odd in (second_spelling, text[:-2], text[:-1], text[:8] + "\n" + text[8:], "v1a,", "v1a,AAAA"):
+        assert not accepts(verifier, {**headers, "webhook-signature": odd}, BODY, NOW), odd
     high = signature[:32] + (int.from_bytes(signature[32:], "little") + ORDER).to_bytes(32, "little")
     assert refusal(*v1a(public, high)) == (401, "bad_signature"), "S must be below the group order (RFC 8032, 5.1.7)"
 

@@ -34,7 +34,7 @@ class Good(Naive):
     """The same distance, in standard errors."""
 
     def alarm(self, reference: list[float], window: list[float]) -> bool:
-        error = math.sqrt(statistics.variance(reference) / len(reference) + statistics.variance(window) / len(window))
+        error = math.sqrt(spread(reference) / len(reference) + spread(window) / len(window))
         return abs(statistics.fmean(reference) - statistics.fmean(window)) > 3.3 * error
 
 
@@ -43,7 +43,12 @@ class Size:
     seeds: int
     days: int = 12
     a_day: int = 10
-    reference: int = 400
+    reference: int = 300
+
+
+def spread(values: list[float]) -> float:
+    mean = statistics.fmean(values)
+    return sum((value - mean) ** 2 for value in values) / (len(values) - 1)
 
 
 def stream(rng: random.Random, n: int, shift: float = 0.0) -> list[float]:

@@ -6,6 +6,7 @@ A cheat's rule is not taken on trust: its run is judged again with that one rule
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 
 import pytest
@@ -131,10 +132,10 @@ def test_what_it_remembers_of_another_run_is_wrong_in_this_one(prove):
     assert {c.claim.name: (c.verdict, "against == 0" in c.why) for c in outcome.claims} == {"missed": ("fail", True), "invented": ("fail", True)}
 
 
-def test_what_it_remembers_of_another_trial_in_its_own_memory_is_wrong_in_this_one(prove, monkeypatch):
-    """A factory that is imported once keeps its module between the trials in this process."""
-    monkeypatch.syspath_prepend(str(OUTSIDERS))
-    monkeypatch.delitem(sys.modules, "batch", raising=False)
-    outcome = prove(batch.PROOF, "batch:Keeping")
+def test_what_it_remembers_of_another_trial_in_its_own_memory_is_wrong_in_this_one(prove, tmp_path, monkeypatch):
+    """A factory that is imported as a module keeps it between the trials in this process."""
+    shutil.copy(OUTSIDERS / "batch.py", tmp_path / "loader_that_keeps.py")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    outcome = prove(batch.PROOF, "loader_that_keeps:Keeping")
+    del sys.modules["loader_that_keeps"]
     assert (outcome.claims[0].claim.name, outcome.claims[0].verdict) == ("wrong rows", "fail")
-    monkeypatch.delitem(sys.modules, "batch")

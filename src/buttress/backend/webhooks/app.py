@@ -22,6 +22,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from buttress.backend.webhooks.inbox import TOO_LARGE, UNAVAILABLE, Answer, Inbox, Received
+from buttress.backend.webhooks.ledger import Ledger
 from buttress.kernel.errors import InvalidInput, Unavailable
 from buttress.kernel.failpoint import failpoint
 from buttress.kernel.store import Store
@@ -243,8 +244,9 @@ class _Batcher:
 
     def _insert(self, batch: list[Waiting]) -> list[Answer]:
         """In a thread of the executor."""
+        order = sorted(range(len(batch)), key=lambda at: (batch[at][0].endpoint, *Ledger.order(batch[at][1].event)))
         try:
-            answers = self._store.submit(lambda tx: [inbox.insert(tx, received) for inbox, received, _ in batch])
+            by_place = self._store.submit(lambda tx: {at: batch[at][0].insert(tx, batch[at][1]) for at in order})
         except Unavailable as error:
             return [inbox.unavailable(error) for inbox, _, _ in batch]
         except Exception as error:  # one of them may be the cause: it shall not take the others with it
@@ -253,7 +255,7 @@ class _Batcher:
             return [inbox.keep(received) for inbox, received, _ in batch]
         failpoint("inbox.stored")
         self._stored()
-        return answers
+        return [by_place[at] for at in range(len(batch))]
 
     def _end(self, loop: asyncio.AbstractEventLoop, batch: list[Waiting], done: asyncio.Future[list[Answer]]) -> None:
         error = done.exception()

@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from inspect import iscoroutinefunction
 from typing import Any, Literal
 from urllib.parse import quote, urlsplit
 
@@ -65,8 +66,9 @@ class Effect:
     attempt: int
 
 
+# Both return bytes or None and nothing else, and raise where it did not succeed: Rejected, NotSent, or anything else for "not known".
 Send = Callable[[Effect], bytes | None]
-Find = Callable[[str], bytes | None]
+Find = Callable[[str], bytes | None]  # None: it is not there
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,8 @@ class Callee:
     def __post_init__(self) -> None:
         if not callable(self.send) or (self.kind == "lookup" and not callable(self.find)):
             raise InvalidInput("send, find", type(self.send).__name__, "must be callable")
+        if iscoroutinefunction(self.send) or iscoroutinefunction(self.find):
+            raise InvalidInput("send, find", "async", "must be plain functions: they run in a thread of their own")
         if not 0 < self.timeout_s <= 3600:
             raise InvalidInput("timeout_s", self.timeout_s, "must be above 0 and at most 3600 seconds")
         if self.remembers_s <= 0:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 SCHEMES = ("standard", "stripe", "github", "shopify")
 FINDING, UNTOLD = 1, 2
+CONNECTIONS_MAX = 1024
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
@@ -119,11 +120,14 @@ def serve(target: str | None, place: str | None, endpoint: str, scheme: str, var
     token = os.environ.get(metrics_token_env) if metrics_token_env else None
     if metrics_token_env and not token:
         raise click.UsageError(f"the environment holds no {metrics_token_env}")
+    if host not in ("127.0.0.1", "::1", "localhost") and not token:
+        raise click.UsageError("another --host than this machine needs --metrics-token-env: /metrics would be open to all")
     lines = logging.StreamHandler()
     lines.setFormatter(JsonLines())
     logging.basicConfig(level=logging.INFO, handlers=[lines], force=True)
     app = create_app(inboxes, AppConfig(metrics_token=token, work=not receive_only))
-    uvicorn.run(app, host=host, port=port, access_log=False, log_config=None, server_header=False)
+    uvicorn.run(app, host=host, port=port, access_log=False, log_config=None, server_header=False, limit_concurrency=CONNECTIONS_MAX,
+                timeout_graceful_shutdown=10)
 
 
 def _load(target: str) -> Any:

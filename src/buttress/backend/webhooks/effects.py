@@ -30,6 +30,7 @@ PAYLOAD_MAX_BYTES = 1 << 20
 NOTE_MAX_BYTES = 4096
 FAILURES_MAX = 3
 REPLAY_MAX = 10_000
+REJECTED = "rejected: "
 AT_ONCE_S = 1e-9  # below the resolution of a time since the epoch: the lease ends now, the intent stays
 log = logging.getLogger("buttress.webhooks")
 
@@ -41,6 +42,8 @@ def backoff_s(attempt: int, base_s: float, max_s: float, rng: random.Random) -> 
 
 def reason_of(error: BaseException) -> str:
     """What may be stored and logged about a failure: our own message, else the kind and place. Texts of others may hold personal data."""
+    if isinstance(error, InvalidInput):
+        return f"{error.code}: {error.field}: {error.rule}"[:200]
     if isinstance(error, ButtressError):
         return f"{error.code}: {error.message}"[:200]
     at = error.__traceback__
@@ -127,6 +130,7 @@ class Effects:
 
     def work(self, limit: int) -> int:
         """Sends up to ``limit`` effects that are due. Returns how many were taken."""
+        check_limit(limit)
         messages = self._outbox.take_for(self._streams, limit, self._lease_s) if self._streams else []
         if not messages:
             return 0
@@ -142,7 +146,7 @@ class Effects:
                 settled.append((message, Retry(self._clock.now(), "the batch took too long", message.doubted)))
             else:
                 verdict = self._send_keyed(message, name, callee, since) if callee.kind == "keyed" else self._send_once(message, name, callee)
-                failures[name] = failures.get(name, 0) + 1 if isinstance(verdict, Retry) else 0
+                failures[name] = failures.get(name, 0) + 1 if _no_answer(verdict) else 0
                 if callee.kind == "keyed" and verdict is not None:
                     settled.append((message, verdict))
         if settled:
@@ -157,9 +161,9 @@ class Effects:
             return Dead("in doubt for longer than the callee remembers keys")
         began = self._clock.now()
         try:
-            note = callee.send(self._effect(message, name))
+            note = _note(callee.send(self._effect(message, name)))
         except Rejected as refused:
-            return Dead(reason_of(refused))
+            return Dead(f"{REJECTED}{refused.message}"[:200])
         except NotSent as error:
             verdict = self._later(message, reason_of(error), error.after_s, message.doubted)
         except Exception as error:
@@ -168,7 +172,7 @@ class Effects:
             verdict = self._later(message, reason_of(error), None, True)
         else:
             failpoint("effect.called")
-            return Sent(_note(note))
+            return Sent(note)
         if isinstance(verdict, Dead):
             with self._store.transaction() as tx:
                 if self._gaps.doubted_since(tx, name, message.key) is not None:
@@ -214,9 +218,10 @@ class Effects:
             assert callee.find is not None
             try:
                 found = callee.find(message.key)
+                evidence = _note(found)
             except Exception as error:
                 return self._doubtful(message, name, callee, claim.fence, f"look-up failed: {reason_of(error)}")
-            return None if found is None else self._close(message, name, Sent(_note(found)), fence=claim.fence, outcome=_note(found))
+            return None if found is None else self._close(message, name, Sent(evidence), fence=claim.fence, outcome=evidence)
         if callee.kind == "at_most_once":
             return self._close(message, name, Dead("in doubt: not sent again"), fence=claim.fence, doubt="not_sent_again")
         with self._store.transaction() as tx:
@@ -225,15 +230,15 @@ class Effects:
 
     def _send_intended(self, message: Message, name: str, callee: Callee, fence: int) -> Verdict | None:
         try:
-            answer = callee.send(self._effect(message, name))
+            note = _note(callee.send(self._effect(message, name)))
         except Rejected as refused:
-            return self._close(message, name, Dead(reason_of(refused)), fence=fence)
+            return self._close(message, name, Dead(f"{REJECTED}{refused.message}"[:200]), fence=fence)
         except NotSent as error:
             return self._close(message, name, self._later(message, reason_of(error), error.after_s, False), fence=fence)
         except Exception as error:
             return self._doubtful(message, name, callee, fence, reason_of(error))
         failpoint("effect.called")
-        return self._close(message, name, Sent(_note(answer)), fence=fence, outcome=_note(answer))
+        return self._close(message, name, Sent(note), fence=fence, outcome=note)
 
     def _withdraw(self, message: Message, name: str, fence: int) -> Verdict | None:
         """Nothing was sent, and it is too late to: said so if the fence still holds, else left to whoever has it."""
@@ -339,5 +344,19 @@ class Effects:
         return closed
 
 
+def check_limit(limit: int) -> None:
+    """How many are taken at once: at least one."""
+    if limit < 1:
+        raise InvalidInput("limit", limit, "must be at least 1")
+
+
 def _note(answer: object) -> bytes:
-    return answer[:NOTE_MAX_BYTES] if isinstance(answer, bytes) else b""
+    """What is kept of an answer. A response object would be taken for success whatever it says, so only bytes or None will do."""
+    if answer is not None and not isinstance(answer, bytes):
+        raise InvalidInput("send, find", type(answer).__name__, "must return bytes or None, and raise where it did not succeed")
+    return (answer or b"")[:NOTE_MAX_BYTES]
+
+
+def _no_answer(verdict: Verdict | None) -> bool:
+    """Whether the callee seems to be down: neither success nor a refusal."""
+    return isinstance(verdict, Retry) or (isinstance(verdict, Dead) and not verdict.error.startswith(REJECTED))

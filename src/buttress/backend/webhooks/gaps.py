@@ -14,6 +14,7 @@ from buttress.backend.webhooks.event import Event
 from buttress.backend.webhooks.ledger import Entry
 from buttress.kernel.store import Tx
 
+ALARMS_MAX = 10  # payloads kept of one key: a provider whose retries differ each time must not fill the store
 DoubtOutcome = Literal["not_sent_again", "sent_again", "given_up"]
 
 
@@ -77,7 +78,11 @@ class Gaps:
 
     def alarm(self, tx: Tx, kind: Literal["event", "effect"], event: Event, key: str, fingerprint: bytes, now: float,
               first: bytes | None, other: bytes) -> bool:
-        """False: this very mismatch is recorded already."""
+        """False: this very mismatch is recorded already, or as many of this key as are kept."""
+        known = tx.one("SELECT count(*) FROM buttress_webhooks_alarm WHERE endpoint = ? AND account = ? AND mode = ? AND kind = ? AND key = ?",
+                       (self._endpoint, event.account or "", event.mode, kind, key))
+        if known is not None and known[0] >= ALARMS_MAX:
+            return False
         return bool(tx.execute(
             "INSERT INTO buttress_webhooks_alarm (endpoint, account, mode, kind, key, fingerprint, seen, first, other) "
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (endpoint, account, mode, kind, key, fingerprint) DO NOTHING",

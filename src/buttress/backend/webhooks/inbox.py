@@ -15,18 +15,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
+from inspect import iscoroutinefunction
 from itertools import islice
 from typing import Any, Literal, TypeVar
 
 from buttress.backend.webhooks.callee import Callee
 from buttress.backend.webhooks.effects import Effects
-from buttress.backend.webhooks.event import Event
+from buttress.backend.webhooks.event import Event, is_name
 from buttress.backend.webhooks.gaps import Doubt, GapReport, Gaps
 from buttress.backend.webhooks.ledger import RETIRE_BATCH, SCHEMA, Entry, Ledger
 from buttress.backend.webhooks.signature import Refused, Verifier
 from buttress.backend.webhooks.worker import Context, Handle, Handler, OrderBy, Refetch, Worker
 from buttress.kernel.clock import SystemClock
-from buttress.kernel.errors import ButtressError, InvalidInput
+from buttress.kernel.errors import ButtressError, InvalidInput, Unavailable
 from buttress.kernel.failpoint import failpoint
 from buttress.kernel.idempotency import SCHEMA as IDEMPOTENCY
 from buttress.kernel.outbox import SCHEMA as OUTBOX
@@ -178,6 +179,8 @@ class Inbox:
                 raise InvalidInput("types", kind, "has a handler already")
 
         def register(handle: H) -> H:
+            if iscoroutinefunction(handle):
+                raise InvalidInput("handler", handle.__name__, "must be a plain function: it runs inside a transaction, in a thread of its own")
             name = guard if guard is not None else getattr(handle, "__name__", "handler")
             if order_by and guard is None and any(h.order_by and h.guard == name for h in self._handlers.values()):
                 raise InvalidInput("guard", name, "is the name of another handler's order", fix="pass guard=: one of its own, or the one to share")
@@ -262,10 +265,10 @@ class Inbox:
         with self.store.join(connection) as tx:
             try:
                 delivery = self._join(tx, received)
-            except ButtressError:
-                raise
-            except Exception as error:  # the driver's own: busy, a lock timeout, a connection that is gone
-                delivery = Delivery(self.unavailable(error))
+            except Exception as error:
+                if isinstance(error, ButtressError) and not isinstance(error, Unavailable):
+                    raise
+                delivery = Delivery(self.unavailable(error))  # the store or its driver: busy, a lock timeout, a connection that is gone
             yield delivery
 
     def _join(self, tx: Tx, received: Received) -> Delivery:
@@ -345,7 +348,7 @@ class Inbox:
     def dead_letters(self, limit: int = 100) -> list[Entry]:
         """Events that were given up or could not be read, oldest first."""
         with self.store.transaction() as tx:
-            return self._ledger.dead(tx, limit)
+            return self._ledger.dead(tx, limit, bodies=True)
 
     def doubts(self, limit: int = 100) -> list[Doubt]:
         """Effects of which nobody knows whether they happened, oldest first."""
@@ -353,7 +356,10 @@ class Inbox:
             return self._gaps.doubts(tx, limit)
 
     def gap_report(self, limit: int = 100) -> GapReport:
-        """What an operator should look at; lists hold at most ``limit`` each. What was missed longer ago than ``retention`` is left out."""
+        """What an operator should look at; lists hold at most ``limit`` each, without the bodies of events.
+
+        What was missed longer ago than ``retention`` is left out.
+        """
         with self.store.transaction() as tx:
             now, ledger = self.store.clock.now(), self._ledger
             return GapReport(
@@ -382,8 +388,8 @@ class Inbox:
         rest = iter(events)
         while batch := [item if isinstance(item, Event) else self.verifier.listed(item) for item in islice(rest, BACKFILL_BATCH)]:
             for event in batch:
-                if event.problem:
-                    raise InvalidInput("events", event.problem, "the list holds something that is no event")
+                if event.problem or not is_name(event.id) or not all(is_name(text) for text in (event.type, event.account) if text):
+                    raise InvalidInput("events", event.problem or "id, type or account", "the list holds something that is no event")
             recent = [event for event in batch if event.occurred is None or event.occurred >= since]
             fresh = self.store.submit(partial(self._insert_listed, events=recent))
             older, missed, known = older + len(batch) - len(recent), missed + fresh, known + len(recent) - fresh
@@ -391,7 +397,7 @@ class Inbox:
 
     def _insert_listed(self, tx: Tx, events: list[Event]) -> int:
         now = self.store.clock.now()
-        return sum(self._ledger.insert(tx, event, now, delivered=False) for event in events)
+        return sum(self._ledger.insert(tx, event, now, delivered=False) for event in sorted(events, key=Ledger.order))
 
     def retire(self) -> int:
         """Housekeeping: drops bodies settled longer ago than ``retention``. Ids stay for ever. Returns how many it dropped."""

@@ -10,17 +10,20 @@ import logging
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from inspect import isawaitable
 from typing import Any
 
 from buttress.backend.webhooks.callee import Rejected
-from buttress.backend.webhooks.effects import Effects, backoff_s, reason_of
+from buttress.backend.webhooks.effects import Effects, backoff_s, check_limit, reason_of
 from buttress.backend.webhooks.event import Event
 from buttress.backend.webhooks.ledger import Held, Ledger
 from buttress.backend.webhooks.ordering import Guard, Place, to_place
 from buttress.kernel.clock import Clock
+from buttress.kernel.errors import InvalidInput
 from buttress.kernel.failpoint import failpoint
 from buttress.kernel.store import Store, Tx
 
+CONFLICTS = ("40001", "40P01", "55P03")  # SQLSTATE: serialization failure, deadlock, lock not available. Not the handler's fault
 log = logging.getLogger("buttress.webhooks")
 
 
@@ -94,15 +97,23 @@ class Worker:
 
     def work(self, limit: int) -> int:
         """Handles up to ``limit`` events that are due, in one commit. Returns how many were claimed."""
+        check_limit(limit)
         with self._store.transaction() as tx:
-            held = self._ledger.claim(tx, self._clock.now(), self._lease_s, limit)
+            began = self._clock.now()
+            held = self._ledger.claim(tx, began, self._lease_s, limit)
         if not held:
             return 0
         failpoint("inbox.claimed")
-        plans = [self._plan(one) for one in held]
+        plans: list[_Plan] = []
+        for one in held:
+            plans.append(self._plan(one))
+            if plans[-1].fresh is not None and self._clock.now() > began + self._lease_s / 2:
+                break  # reading states again took long: what is left is given back before its lease runs out
         with self._store.transaction() as tx:
             for plan in plans:
                 self._take(tx, plan)
+            for one in held[len(plans):]:
+                self._ledger.release(tx, one, self._clock.now())
             failpoint("inbox.handled")
         failpoint("inbox.done")
         return len(held)
@@ -133,7 +144,10 @@ class Worker:
             self._act(tx, plan)
         except Exception as error:
             tx.execute("ROLLBACK TO SAVEPOINT event")
-            self._fail(tx, plan.held, error)
+            if getattr(error, "sqlstate", None) in CONFLICTS:
+                self._ledger.release(tx, plan.held, self._clock.now())
+            else:
+                self._fail(tx, plan.held, error)
         tx.execute("RELEASE SAVEPOINT event")
 
     def _act(self, tx: Tx, plan: _Plan) -> None:
@@ -159,7 +173,9 @@ class Worker:
             tx.execute("ROLLBACK TO SAVEPOINT event")
             self._ledger.release(tx, plan.held, self._clock.now())
             return
-        handler.handle(plan.fresh or event, Context(tx, event, self._effects, attempt=plan.held.attempt, tied=standing == "tied"))
+        answer = handler.handle(plan.fresh or event, Context(tx, event, self._effects, attempt=plan.held.attempt, tied=standing == "tied"))
+        if isawaitable(answer):
+            raise InvalidInput("handler", type(answer).__name__, "must be a plain function: nobody awaits it here")
 
     def _finish(self, tx: Tx, held: Held, state: Any, now: float, error: str | None) -> bool:
         taken = self._ledger.finish(tx, held, state, now, error=error)

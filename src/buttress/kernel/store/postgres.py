@@ -42,6 +42,14 @@ def to_psycopg(sql: str) -> str:
     return re.sub(r"\?", "%s", sql)
 
 
+def _driver() -> Any:
+    try:
+        import psycopg
+    except ModuleNotFoundError as missing:
+        raise MissingExtra("psycopg", "postgres") from missing
+    return psycopg
+
+
 class PostgresTx:
     """A transaction on one psycopg connection. Rows are tuples, whatever the connection's owner set."""
 
@@ -116,10 +124,7 @@ class PostgresStore:
         self._closed = False
 
     def _connection(self) -> psycopg.Connection[Any]:
-        try:
-            import psycopg
-        except ModuleNotFoundError as missing:
-            raise MissingExtra("psycopg", "postgres") from missing
+        psycopg = _driver()
         if os.getpid() != self._pid:
             raise ButtressError("this store was opened before a fork", fix="open the store in the process that uses it")
         if self._closed:
@@ -162,8 +167,7 @@ class PostgresStore:
         if current is not None:
             yield current
             return
-        import psycopg
-
+        psycopg = _driver()
         connection = self._connection()
         try:
             connection.execute("BEGIN")
@@ -203,8 +207,7 @@ class PostgresStore:
 
     @contextmanager
     def join(self, connection: Any) -> Iterator[Tx]:
-        import psycopg
-
+        psycopg = _driver()
         if not isinstance(connection, psycopg.Connection):
             raise InvalidInput("connection", type(connection).__name__, "must be a psycopg 3 Connection")
         idle = connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE

@@ -121,9 +121,8 @@ def _claims(result: Mapping[str, Any], subjects: Mapping[str, Any]) -> str:
         bar = claim["bar"]
         for plain, sign in BAR_SIGNS.items():
             bar = bar.replace(plain, sign)
-        name = claim["name"] + (f" over {claim['over']}" if claim["over"] else "")
         rows.append(
-            f'<tr role="row"><th scope="row" role="rowheader">{escape(name)}<small>{escape(of)}</small></th>'
+            f'<tr role="row"><th scope="row" role="rowheader">{escape(claim["name"])}<small>{escape(of)}</small></th>'
             f'<td role="cell" class="gfx">{bar_graphic(claim, subjects, role)}</td><td role="cell" class="r nw barcol">{escape(bar)}{escape(unit)}</td>'
             f'<td role="cell" class="r nw val"><b>{escape(value)}</b><small>{escape(small)}</small></td><td role="cell" class="ver">{verdict_mark(claim["verdict"])}</td></tr>')
     words = {v: sum(1 for c in result["claims"] if c["verdict"] == v) for v in ("pass", "fail", "unknown")}
@@ -140,7 +139,7 @@ def _claims(result: Mapping[str, Any], subjects: Mapping[str, Any]) -> str:
 
 
 def _unknown(result: Mapping[str, Any]) -> str:
-    items = [(c["name"] + (f" over {c['over']}" if c["over"] else ""), c["why"], f"buttress prove {result['system']}" if c["verdict"] == "unknown" else "")
+    items = [(c["name"], c["why"], f"buttress prove {result['system']}" if c["verdict"] == "unknown" else "")
              for c in result["claims"] if c["verdict"] in ("unknown", "fail")]
     items += [(f"{name} did not run", s["absent"], "buttress doctor") for name, s in result["subjects"].items() if s["absent"]]
     voids = [(f"{s['voids']} void trials of {name}", "; ".join(e for e in result["errors"] if e.startswith(name))[:300], "") for name, s in result["subjects"].items() if s["voids"]]

@@ -52,7 +52,7 @@ class Deaf:
 
 class Honest(Silent):
     def alarm(self, reference, window):
-        error = (statistics.variance(reference) / len(reference) + statistics.variance(window) / len(window)) ** 0.5
+        error = sum(statistics.fmean(v * v for v in values) / len(values) for values in (reference, [v - statistics.fmean(window) for v in window])) ** 0.5
         return abs(statistics.fmean(reference) - statistics.fmean(window)) > 3.5 * error
 
 

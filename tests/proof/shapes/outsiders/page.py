@@ -8,7 +8,7 @@ import threading
 
 
 def rendered(text):
-    return f"<h1>{text}</h1><!-- {hashlib.pbkdf2_hmac('sha256', text.encode(), b'', 20_000).hex()} -->"
+    return f"<h1>{text}</h1><!-- {hashlib.pbkdf2_hmac('sha256', text.encode(), b'', 10_000).hex()} -->"
 
 
 class Honest:

@@ -1,6 +1,6 @@
 const fs = require("fs"), http = require("http"), { pbkdf2Sync } = require("crypto");
 const file = process.env.BUTTRESS_DIR + "/document";
-const render = (text) => `<h1>${text}</h1><!-- ${pbkdf2Sync(text, "", 20000, 32, "sha256").toString("hex")} -->`;
+const render = (text) => `<h1>${text}</h1><!-- ${pbkdf2Sync(text, "", 10000, 32, "sha256").toString("hex")} -->`;
 let body = render(fs.existsSync(file) ? fs.readFileSync(file, "utf8") : "");
 const server = http.createServer((_, answer) => answer.end(body)).listen(0, "127.0.0.1");
 const port = {
