@@ -304,11 +304,15 @@ class _Runner:
 def _memory_folder() -> Path | None:
     """A folder in memory, where the machine has one with room to spare."""
     shm = Path("/dev/shm")
+    for left in shm.glob("buttress-*-*"):  # of a run that was killed
+        owner = left.name.split("-")[1]
+        if owner.isdigit() and not Path(f"/proc/{owner}").exists():
+            shutil.rmtree(left, ignore_errors=True)
     try:
         room = os.statvfs(shm)
         if room.f_bavail * room.f_frsize < 512 << 20:
             return None
-        return Path(tempfile.mkdtemp(prefix="buttress-", dir=shm))
+        return Path(tempfile.mkdtemp(prefix=f"buttress-{os.getpid()}-", dir=shm))
     except OSError:
         return None
 

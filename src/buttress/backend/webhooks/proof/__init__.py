@@ -79,7 +79,7 @@ PROOF = Proof(
     ),
     sizes={
         "quick": Size(events=400, crash_events=16, forged=3, each=1, replies=4, calls=0),
-        "full": Size(events=20_000, crash_events=40, forged=40, each=0, replies=0, calls=40),
+        "full": Size(events=20_000, crash_events=40, forged=40, each=10, replies=40, calls=20),
     },
     world=outside,
     races=(Race("http", lap, port=Served, scale="full", better={"events_per_s": "more", "ack_p99_ms": "less", "cpu_us_per_event": "less"}, factories={

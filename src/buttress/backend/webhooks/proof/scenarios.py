@@ -23,7 +23,7 @@ QUIET_MAX_S = 30.0
 
 @dataclass(frozen=True)
 class Size:
-    """``events`` over 72 hours; ``crash_events`` in each crash trial; ``each`` hits of a failpoint (0: all)."""
+    """``events`` over 72 hours; ``crash_events`` in each crash trial; ``each`` hits of a failpoint, ``replies`` and ``calls``, evenly spread (0: all)."""
 
     events: int
     crash_events: int
