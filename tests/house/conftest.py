@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib.util
 import os
 import re
@@ -129,9 +130,27 @@ def is_new_enough(name: str, least: int) -> bool:
 
 
 @pytest.fixture(scope="session")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built once from a copy: with what is installed here where that will do, else in an isolated environment."""
-    out, source = tmp_path_factory.mktemp("wheel"), copied(tmp_path_factory.mktemp("source") / "buttress")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], None]], Path]:
+    """``once(name, make)`` gives a folder that ``make`` filled, for all workers of this run together."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
+
+    def go(name: str, make: Callable[[Path], None]) -> Path:
+        folder, made = base / name, base / f"{name}.made"
+        with open(base / f"{name}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not made.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                make(folder)
+                made.touch()
+        return folder
+
+    return go
+
+
+def build(out: Path) -> None:
+    """The wheel, from a copy: with what is installed here where that will do, else in an isolated environment."""
+    source = copied(out / "source")
     least = int(re.sub(r"\D", "", PROJECT["build-system"]["requires"][0]))
     if is_new_enough("setuptools", least) and is_new_enough("build", 1):
         done = run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", out, source)
@@ -140,55 +159,62 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     else:
         done = run(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--wheel-dir", out, source)
     needs_network(done)
-    built, = out.glob("*.whl")
+
+
+@pytest.fixture(scope="session")
+def wheel(once: Callable[[str, Callable[[Path], None]], Path]) -> Path:
+    """The wheel, built once."""
+    built, = once("wheel", build).glob("*.whl")
     return built
 
 
 @pytest.fixture(scope="session")
-def install(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Environment]:
-    """``install("[webhooks]")`` gives a fresh environment into which exactly that was installed, from the wheel."""
-    def go(extras: str) -> Environment:
-        folder = tmp_path_factory.mktemp("venv") / "v"
-        wanted = f"buttress{extras} @ {wheel.as_uri()}"
-        if uv() is not None:
-            made = run(uv() or "", "venv", "-q", "--python", sys.executable, folder)
-            assert made.returncode == 0, made.stderr
-            needs_network(run(uv() or "", "pip", "install", "-q", "--python", folder / "bin" / "python", wanted))
-        else:
-            made = run(sys.executable, "-m", "venv", folder)
-            assert made.returncode == 0, made.stderr
-            needs_network(run(folder / "bin" / "python", "-m", "pip", "install", "-q", wanted, timeout=300))
-        return Environment(folder)
+def install(wheel: Path, once: Callable[[str, Callable[[Path], None]], Path]) -> Callable[[str, str], Environment]:
+    """``install("adopted", "[webhooks]")`` gives a fresh environment into which exactly that was installed, from the wheel."""
+    def go(name: str, extras: str) -> Environment:
+        def make(folder: Path) -> None:
+            wanted = f"buttress{extras} @ {wheel.as_uri()}"
+            if uv() is not None:
+                made = run(uv() or "", "venv", "-q", "--python", sys.executable, folder)
+                assert made.returncode == 0, made.stderr
+                needs_network(run(uv() or "", "pip", "install", "-q", "--python", folder / "bin" / "python", wanted))
+            else:
+                made = run(sys.executable, "-m", "venv", folder)
+                assert made.returncode == 0, made.stderr
+                needs_network(run(folder / "bin" / "python", "-m", "pip", "install", "-q", wanted, timeout=300))
+
+        return Environment(once(name, make))
 
     return go
 
 
 @pytest.fixture(scope="session")
-def bare(install: Callable[[str], Environment]) -> Environment:
+def bare(install: Callable[[str, str], Environment]) -> Environment:
     """The core alone: ``pip install buttress``."""
-    return install("")
+    return install("bare", "")
 
 
 @pytest.fixture(scope="session")
-def adopted(install: Callable[[str], Environment]) -> Environment:
+def adopted(install: Callable[[str, str], Environment]) -> Environment:
     """The components of all systems, by the aliases that their install lines name."""
-    return install(f"[{','.join(system.name for system in SYSTEMS)}]" if SYSTEMS else "")
+    return install("adopted", f"[{','.join(system.name for system in SYSTEMS)}]" if SYSTEMS else "")
 
 
 @pytest.fixture(scope="session")
-def stripped(adopted: Environment, tmp_path_factory: pytest.TempPathFactory) -> Environment:
+def stripped(adopted: Environment, once: Callable[[str, Callable[[Path], None]], Path]) -> Environment:
     """The same, with all that attacks or simulates deleted: proof, servers, console, every proof and every world."""
-    folder = tmp_path_factory.mktemp("stripped") / "v"
-    shutil.copytree(adopted.folder, folder, symlinks=True)
-    environment = Environment(folder)
-    for name in ("proof", "servers", "console"):
-        shutil.rmtree(environment.package / name, ignore_errors=True)
-    for system in SYSTEMS:
-        place = environment.package / system.wing / system.name
-        shutil.rmtree(place / "proof", ignore_errors=True)
-        for name in ("proof.py", "world.py"):
-            (place / name).unlink(missing_ok=True)
-    return environment
+    def make(folder: Path) -> None:
+        shutil.copytree(adopted.folder, folder, symlinks=True)
+        package = Environment(folder).package
+        for name in ("proof", "servers", "console"):
+            shutil.rmtree(package / name, ignore_errors=True)
+        for system in SYSTEMS:
+            place = package / system.wing / system.name
+            shutil.rmtree(place / "proof", ignore_errors=True)
+            for name in ("proof.py", "world.py"):
+                (place / name).unlink(missing_ok=True)
+
+    return Environment(once("stripped", make))
 
 
 @pytest.fixture

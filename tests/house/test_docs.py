@@ -20,7 +20,6 @@ from pathlib import Path
 import click
 import pytest
 
-from buttress import servers
 from buttress.cli import cli
 
 from .checkout import ROOT, SYSTEMS
@@ -101,14 +100,11 @@ def test_a_page_does_what_it_says(story, request, tmp_path):
             assert done.returncode in (wanted, wanted - 128 if wanted > 128 else wanted), f"{block} ended with {done.returncode}\n{said}\n{done.stderr}"
 
 
-@pytest.fixture(scope="session")
-def shop_dsn():
+@pytest.fixture
+def shop_dsn(postgres_server):
     """A database of our own on a real Postgres."""
-    try:
-        with servers.postgres(durable=False) as postgres:
-            yield postgres.url
-    except servers.NotThere as absent:
-        pytest.skip(str(absent))
+    with postgres_server.database() as url:
+        yield url
 
 
 # -- what is not run is at least what there is

@@ -11,7 +11,6 @@ import pytest
 
 from .checkout import ROOT, SOURCE, SYSTEMS, example
 
-pytestmark = pytest.mark.xdist_group("wheel")
 RUN_EXAMPLE = """
 import doctest, importlib, sys
 if len(sys.argv) > 1:

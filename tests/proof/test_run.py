@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
+import subprocess
 import sys
 import threading
 from dataclasses import dataclass, replace
@@ -435,3 +438,22 @@ def test_a_trial_leaves_the_import_path_as_it_was(prove):
     after = list(sys.path)
     sys.path[:] = before
     assert after == before
+
+
+@pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="needs a folder in memory: /dev/shm")
+def test_what_a_killed_run_left_in_memory_is_swept_and_nothing_else(prove):
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    left, alive, other = (Path("/dev/shm", name) for name in (f"buttress-{gone.pid}-left", f"buttress-{os.getpid()}-alive", f"somebody-{gone.pid}-left"))
+    try:
+        for folder in (left, alive, other):
+            (folder / "trial-1").mkdir(parents=True)
+        during = []
+        prove(proof(lambda trial: during.append(trial.dir), subjects=(Subject("ours", Notes, "buttress"),)))
+        assert [folder.exists() for folder in (left, alive, other)] == [False, True, True]
+        assert not Path(during[0]).exists()
+        if during[0].startswith("/dev/shm"):  # where there is room enough
+            assert not Path(during[0]).parent.exists(), "the run's own folder in memory is gone with it"
+    finally:
+        for folder in (left, alive, other):
+            shutil.rmtree(folder, ignore_errors=True)

@@ -22,7 +22,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from buttress import servers
 from buttress.backend.webhooks import Inbox, InboxConfig, Verifier
 from buttress.kernel import failpoint
 from buttress.kernel.clock import ManualClock
@@ -100,16 +99,6 @@ def sender(clock) -> Sender:
 
 
 # -- stores
-
-
-@pytest.fixture(scope="session")
-def postgres_url() -> Iterator[str]:
-    """A database on a server of our own, or on the one that the environment names."""
-    try:
-        with servers.postgres(durable=False) as server:
-            yield server.url
-    except servers.NotThere as absent:
-        pytest.skip(str(absent))
 
 
 class Stores:

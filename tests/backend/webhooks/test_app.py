@@ -217,7 +217,8 @@ def test_metrics_and_their_credential(inbox, make_app, sender):
     lines = page.decode().splitlines()
     assert status == 200
     assert more["content-type"].startswith("text/plain")
-    for line in ('buttress_webhooks_answers_total{code="stored",endpoint="default"} 1.0', 'buttress_webhooks_answers_total{code="duplicate",endpoint="default"} 1.0',
+    for line in ('buttress_webhooks_answers_total{code="stored",endpoint="default"} 1.0',
+                 'buttress_webhooks_answers_total{code="duplicate",endpoint="default"} 1.0',
                  'buttress_webhooks_answers_total{code="unsigned",endpoint="default"} 1.0', 'buttress_webhooks_waiting_events{endpoint="default"} 1.0',
                  'buttress_webhooks_ack_seconds_count{endpoint="default"} 3.0', 'buttress_webhooks_dead_events{endpoint="default"} 0.0'):
         assert line in lines
@@ -233,8 +234,8 @@ def test_json_lines(caplog, inbox, make_app, sender):
     assert json.loads(JsonLines().format(record))["message"] == "x"
 
 
-@pytest.mark.parametrize("make", [lambda i: create_app({}), lambda i: create_app({"": i}), lambda i: create_app({"/a": i}), lambda i: create_app({"metrics": i}),
-                                  lambda i: AppConfig(metrics_token=" "), lambda i: AppConfig(batch_max=0)])
+@pytest.mark.parametrize("make", [lambda i: create_app({}), lambda i: create_app({"": i}), lambda i: create_app({"/a": i}),
+                                  lambda i: create_app({"metrics": i}), lambda i: AppConfig(metrics_token=" "), lambda i: AppConfig(batch_max=0)])
 def test_arguments_are_checked_at_once(inbox, make):
     with pytest.raises(InvalidInput):
         make(inbox)

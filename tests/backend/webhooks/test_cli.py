@@ -234,7 +234,8 @@ def test_serve(monkeypatch, tmp_path, place, sign):
         "from buttress.backend.webhooks import Inbox, Verifier\nfrom buttress.kernel.store.sqlite import SqliteStore\n"
         "def inboxes():\n    return {'hooks': Inbox(SqliteStore('shop.db'), Verifier.stripe('whsec_x'))}\n")
     assert run("serve", "shop_of_a_test:inboxes")[0] == 0
-    assert run("serve", "--store", place, "--scheme", "stripe", "--secret-env", "S", "--endpoint", "mine", "--metrics-token-env", "T", env={"S": "whsec_x", "T": "t"})[0] == 0
+    words = ("--store", place, "--scheme", "stripe", "--secret-env", "S", "--endpoint", "mine", "--metrics-token-env", "T")
+    assert run("serve", *words, env={"S": "whsec_x", "T": "t"})[0] == 0
     (ours, options), (bare, _) = served
     assert options["host"] == "127.0.0.1"
     assert (list(ours._endpoints), ours._config.work, ours._config.metrics_token) == (["/hooks"], True, None)

@@ -178,7 +178,7 @@ def clean_hits(fork, folder, clock, world, sign, sent):
 
 
 def test_kill_at_every_step(fork, memory_folder, tmp_path, shared_clock, world, sign):
-    count = 3
+    count = 2
     sent = deliveries(sign, count, shared_clock.now())
     found = clean_hits(fork, memory_folder, shared_clock, world, sign, sent)
     assert set(OWN) <= set(found)

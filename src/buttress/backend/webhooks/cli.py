@@ -247,7 +247,8 @@ def dlq() -> None:
 def dlq_list(place: str, endpoint: str, limit: int, as_json: bool) -> None:
     """Lists them, oldest first, without payloads."""
     report = operate(place, endpoint).gap_report(limit)
-    rows = [{"what": "event", "id": e.id, "type": e.type, "account": e.account, "livemode": e.livemode, "attempt": e.attempt, "error": e.error} for e in report.dead]
+    rows = [{"what": "event", "id": e.id, "type": e.type, "account": e.account, "livemode": e.livemode, "attempt": e.attempt, "error": e.error}
+            for e in report.dead]
     rows += [{"what": "effect", "effect": d.effect, "key": d.key, "attempt": d.attempt, "error": d.error} for d in report.dead_effects]
     rows += [{"what": "doubt", "effect": d.effect, "key": d.key, "outcome": d.outcome, "reason": d.reason} for d in report.doubts]
     for row in rows:

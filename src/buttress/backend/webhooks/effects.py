@@ -1,8 +1,8 @@
 """External effects: put into the outbox in the handler's transaction, sent afterwards, each under a key that never changes.
 
-To a ``keyed`` callee a message that may have been sent is simply sent again. For the others each send is announced first
-(``Idempotency.intend``), so that after a crash only the one that was really under way is in doubt: ``lookup`` asks the callee,
-``at_most_once`` and ``at_least_once`` list the doubt and err on the side that was chosen.
+To a ``keyed`` callee a message that may have been sent is simply sent again, for as long as the callee remembers keys. For the
+others each send is announced first (``Idempotency.intend``), so that after a crash only the one that was really under way is in
+doubt: ``lookup`` asks the callee, ``at_most_once`` and ``at_least_once`` list the doubt and err on the side that was chosen.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import random
+from dataclasses import dataclass, field
+from math import inf
 from urllib.parse import quote
 
 import msgspec
@@ -17,12 +19,11 @@ import msgspec
 from buttress.backend.webhooks.callee import Callee, Effect, NotSent, Rejected
 from buttress.backend.webhooks.event import Event
 from buttress.backend.webhooks.gaps import DeadEffect, DoubtOutcome, Gaps
-from buttress.backend.webhooks.lanes import LaneOutbox
 from buttress.kernel.clock import Clock
 from buttress.kernel.errors import ButtressError, InvalidInput, Stale
 from buttress.kernel.failpoint import failpoint
 from buttress.kernel.idempotency import Done, InFlight, Mismatch, New, SqlIdempotency, Unknown
-from buttress.kernel.outbox import Dead, Message, Retry, Sent, Verdict
+from buttress.kernel.outbox import Dead, Message, Retry, Sent, SqlOutbox, Verdict
 from buttress.kernel.store import Store, Tx
 
 KEY_MAX_CHARS = 255
@@ -78,7 +79,7 @@ class Effects:
         self._max_attempts = max_attempts
         self._retry_base_s = retry_base_s
         self._retry_max_s = retry_max_s
-        self._outbox = LaneOutbox(store, clock=clock)
+        self._outbox = SqlOutbox(store, clock=clock)
         self._prefix = f"webhooks/{endpoint}/"
         self._callees: dict[str, Callee] = {}
         self._streams: list[str] = []
@@ -95,7 +96,7 @@ class Effects:
         self._sends[name] = self._sends_of(name)
 
     def _name(self, stream: str) -> str:
-        return stream[len(self._prefix):].partition("/")[0]
+        return stream[len(self._prefix):]
 
     def _sends_of(self, name: str) -> SqlIdempotency:
         return SqlIdempotency(self._store, self._prefix + name, clock=self._clock)
@@ -104,19 +105,18 @@ class Effects:
         """In the open transaction. The same key again is the same effect; with another payload it is an alarm, and not sent."""
         if name not in self._callees:
             raise InvalidInput("effect", name, "has no callee", fix="register it: inbox.callee(name, keyed(send))")
-        for field, text in (("key", key), ("in_order", "-" if lane is None else lane)):
+        for what, text in (("key", key), ("in_order", "-" if lane is None else lane)):
             if not isinstance(text, str) or not text:
-                raise InvalidInput(field, type(text).__name__, "must be text and not empty")
+                raise InvalidInput(what, type(text).__name__, "must be text and not empty")
         if not isinstance(payload, dict):
             raise InvalidInput("payload", type(payload).__name__, "must be a dict")
         body = msgspec.json.encode(payload, order="deterministic")
         if len(body) > PAYLOAD_MAX_BYTES:
             raise InvalidInput("payload", f"{len(body)} bytes", f"must be at most {PAYLOAD_MAX_BYTES} bytes as JSON")
         full = reference(self._endpoint, event, key, name)
-        stream = self._prefix + name if lane is None else f"{self._prefix}{name}/{reference(self._endpoint, event, lane, name)}"
-        now = self._clock.now()
+        stream, now = self._prefix + name, self._clock.now()
         try:
-            self._outbox.put(stream, full, body, due=now)
+            self._outbox.put(stream, full, body, due=now, lane=None if lane is None else reference(self._endpoint, event, lane, name))
         except InvalidInput as refused:
             if refused.field != "payload":
                 raise
@@ -131,65 +131,69 @@ class Effects:
     def work(self, limit: int) -> int:
         """Sends up to ``limit`` effects that are due. Returns how many were taken."""
         check_limit(limit)
-        messages = self._outbox.take_for(self._streams, limit, self._lease_s) if self._streams else []
+        messages = self._outbox.take(limit, self._lease_s, self._streams)
         if not messages:
             return 0
         failpoint("effect.taken")
+        batch = self._announce(messages)
         failures: dict[str, int] = {}
-        settled: list[tuple[Message, Verdict]] = []
-        for message, since in messages:
+        for message in messages:
             name = self._name(message.stream)
             callee = self._callees[name]
             if failures.get(name, 0) >= FAILURES_MAX:  # it is down: the rest of its batch need not find out one by one
-                settled.append((message, self._later(message, "callee is failing", None, message.doubted)))
+                batch.settled.append((message, self._later(message, "callee is failing", None, None), False))
             elif self._clock.now() > message.until - callee.timeout_s:  # too late to begin: the lease could end under the send
-                settled.append((message, Retry(self._clock.now(), "the batch took too long", message.doubted)))
+                batch.settled.append((message, Retry(self._clock.now(), "the batch took too long"), False))
             else:
-                verdict = self._send_keyed(message, name, callee, since) if callee.kind == "keyed" else self._send_once(message, name, callee)
+                verdict = self._send_keyed(batch, message, name, callee) if callee.kind == "keyed" else self._send_once(message, name, callee)
                 failures[name] = failures.get(name, 0) + 1 if _no_answer(verdict) else 0
-                if callee.kind == "keyed" and verdict is not None:
-                    settled.append((message, verdict))
-        if settled:
-            with self._store.transaction():
-                for message, verdict in settled:
-                    self._settle(message, verdict)
-            failpoint("effect.settled")
+        self._settle_batch(batch)
         return len(messages)
 
-    def _send_keyed(self, message: Message, name: str, callee: Callee, since: float) -> Verdict:
-        if message.attempt > 1 and self._forgotten(message, name, callee, since):
-            return Dead("in doubt for longer than the callee remembers keys")
-        began = self._clock.now()
-        try:
-            note = _note(callee.send(self._effect(message, name)))
-        except Rejected as refused:
-            return Dead(f"{REJECTED}{refused.message}"[:200])
-        except NotSent as error:
-            verdict = self._later(message, reason_of(error), error.after_s, message.doubted)
-        except Exception as error:
+    def _announce(self, messages: list[Message]) -> _Batch:
+        """Durable before anything is sent to a keyed callee that forgets keys: since when each message is being tried."""
+        batch = _Batch(self._clock.now())
+        keyed = [(self._name(message.stream), message.key) for message in messages if self._forgets(message)]
+        if keyed:
             with self._store.transaction() as tx:
-                self._gaps.doubted(tx, name, message.key, began)
-            verdict = self._later(message, reason_of(error), None, True)
-        else:
-            failpoint("effect.called")
-            return Sent(note)
-        if isinstance(verdict, Dead):
-            with self._store.transaction() as tx:
-                if self._gaps.doubted_since(tx, name, message.key) is not None:
-                    self._gaps.doubt(tx, name, message.key, message.fence, self._clock.now(), "given_up", verdict.error)
-        return verdict
+                batch.since = {key: self._gaps.trying(tx, name, key, batch.began) for name, key in keyed}
+        return batch
 
-    def _forgotten(self, message: Message, name: str, callee: Callee, since: float) -> bool:
-        """Whether the callee may have dropped the key of a send that is in doubt: it could then act a second time."""
+    def _forgets(self, message: Message) -> bool:
+        callee = self._callees[self._name(message.stream)]
+        return callee.kind == "keyed" and callee.remembers_s < inf
+
+    def _settle_batch(self, batch: _Batch) -> None:
+        if not batch.settled:
+            return
         with self._store.transaction() as tx:
-            now = self._clock.now()
-            if message.doubted:
-                self._gaps.doubted(tx, name, message.key, since)
-            first = self._gaps.doubted_since(tx, name, message.key)
-            if first is None or now + callee.timeout_s - first <= callee.remembers_s:
-                return False
-            self._gaps.doubt(tx, name, message.key, message.fence, now, "not_sent_again", "the callee no longer remembers its key")
-            return True
+            for message, verdict, happened in batch.settled:
+                name, since = self._name(message.stream), batch.since.get(message.key)
+                if since is not None and (happened or (happened is False and since == batch.began)):
+                    self._gaps.tried(tx, name, message.key)
+                elif since is not None and isinstance(verdict, Dead):  # this attempt, or one before, may have happened
+                    self._gaps.doubt(tx, name, message.key, message.fence, self._clock.now(), "given_up", verdict.error)
+                self._settle(message, verdict)
+        failpoint("effect.settled")
+
+    def _send_keyed(self, batch: _Batch, message: Message, name: str, callee: Callee) -> Verdict:
+        since = batch.since.get(message.key)
+        happened: bool | None = False
+        if since is not None and self._clock.now() + callee.timeout_s - since > callee.remembers_s:
+            verdict: Verdict = Dead("in doubt for longer than the callee remembers keys")
+        else:
+            try:
+                verdict, happened = Sent(_note(callee.send(self._effect(message, name)))), True
+            except Rejected as refused:
+                verdict = Dead(f"{REJECTED}{refused.message}"[:200])
+            except NotSent as error:
+                verdict = self._later(message, reason_of(error), error.after_s, None)
+            except Exception as error:  # whatever else: it may have happened
+                verdict, happened = self._later(message, reason_of(error), None, True), None
+            else:
+                failpoint("effect.called")
+        batch.settled.append((message, verdict, happened))
+        return verdict
 
     def _send_once(self, message: Message, name: str, callee: Callee) -> Verdict | None:
         """One send to a callee that honours no key. Returns the verdict that it settled, or None: another sender has it."""
@@ -199,7 +203,7 @@ class Effects:
         if isinstance(claim, Done):
             return self._close(message, name, Sent(claim.outcome or b""))
         if isinstance(claim, InFlight):
-            return self._close(message, name, Retry(claim.until, "in flight elsewhere", message.doubted), failed=False)
+            return self._close(message, name, Retry(claim.until, "in flight elsewhere"), failed=False)
         if isinstance(claim, Mismatch):
             return self._close(message, name, Dead("the key is known with another payload"))
         if isinstance(claim, Unknown):
@@ -242,7 +246,7 @@ class Effects:
 
     def _withdraw(self, message: Message, name: str, fence: int) -> Verdict | None:
         """Nothing was sent, and it is too late to: said so if the fence still holds, else left to whoever has it."""
-        return self._close(message, name, Retry(self._clock.now(), "too late to send", message.doubted), fence=fence)
+        return self._close(message, name, Retry(self._clock.now(), "too late to send"), fence=fence)
 
     def _doubtful(self, message: Message, name: str, callee: Callee, fence: int, reason: str) -> Verdict | None:
         """No answer that says. What follows is the kind's choice."""
@@ -288,7 +292,7 @@ class Effects:
         if isinstance(verdict, Dead):
             log.error("an effect was given up", extra={"endpoint": self._endpoint, "effect": self._name(message.stream), "reason": verdict.error})
 
-    def _later(self, message: Message, reason: str, after_s: float | None, doubted: bool) -> Verdict:
+    def _later(self, message: Message, reason: str, after_s: float | None, doubted: bool | None) -> Verdict:
         if message.attempt >= self._max_attempts:
             return Dead(reason)
         wait_s = max(backoff_s(message.attempt, self._retry_base_s, self._retry_max_s, self._rng), min(after_s or 0.0, self._retry_max_s))
@@ -300,18 +304,32 @@ class Effects:
 
     # -- operation
 
-    def next_due(self, tx: Tx) -> float | None:
+    def next_due(self) -> float | None:
         """When the next effect with a callee here is due."""
-        return self._outbox.next_due(tx, self._streams)
+        dues = [self._outbox.backlog(stream).next_due for stream in self._streams]
+        return min((due for due in dues if due is not None), default=None)
 
     def pending(self, tx: Tx) -> int:
         """How many effects wait, also those whose callee is registered elsewhere."""
-        return self._outbox.pending_in(tx, self._prefix)
+        return sum(self._outbox.backlog(stream).pending for stream in self._all_streams(tx))
+
+    def _all_streams(self, tx: Tx) -> list[str]:
+        rows = tx.all("SELECT stream FROM buttress_outbox_stream WHERE substr(stream, 1, ?) = ? ORDER BY stream", (len(self._prefix), self._prefix))
+        return [stream for (stream,) in rows]
 
     def dead(self, tx: Tx, limit: int) -> list[DeadEffect]:
-        """Effects that were given up, oldest first."""
-        return [DeadEffect(self._name(message.stream), message.key, message.attempt, error)
-                for message, error in self._outbox.dead_in(tx, self._prefix, limit)]
+        """Effects that were given up, callee by callee, oldest first."""
+        found = [DeadEffect(self._name(stream), message.key, message.attempt, error)
+                 for stream in self._all_streams(tx) for message, error, _ in self._dead_in(tx, stream, None, limit)]
+        return found[:limit]
+
+    def _dead_in(self, tx: Tx, stream: str, key: str | None, limit: int) -> list[tuple[Message, str, str | None]]:
+        """Dead messages of a stream, with their errors and lanes."""
+        only, more = ("AND key = ?", (key,)) if key is not None else ("", ())
+        rows = tx.all("SELECT epoch, seq, key, payload, attempt, doubted, fence, until, error, lane FROM buttress_outbox "
+                      f"WHERE stream = ? AND state <> 'sent' AND state = 'dead' {only} ORDER BY epoch, seq LIMIT ?", (stream, *more, limit))
+        return [(Message(stream, epoch, seq, key, bytes(payload), attempt, bool(doubted), fence, until), error or "", lane)
+                for epoch, seq, key, payload, attempt, doubted, fence, until, error, lane in rows]
 
     def retire(self, before: float) -> None:
         """Drops the answers of callees settled before that time, never the fact that they were given."""
@@ -321,18 +339,22 @@ class Effects:
     def replay(self, effect: str, key: str | None = None) -> int:
         """Makes one dead effect due again, or all of that name; not one that a later effect of its lane has overtaken."""
         with self._store.transaction() as tx:
-            return sum(self._outbox.replay(message.stream, [message.key]) for message in self._dead_of(tx, effect, key)
-                       if "/" not in message.stream[len(self._prefix):] or not self._outbox.overtaken(tx, message))
+            return sum(self._outbox.replay(message.stream, [message.key])
+                       for message, _, lane in self._dead_in(tx, self._prefix + effect, key, REPLAY_MAX)
+                       if lane is None or not self._overtaken(tx, message, lane))
 
-    def _dead_of(self, tx: Tx, effect: str, key: str | None) -> list[Message]:
-        return [message for message, _ in self._outbox.dead_in(tx, self._prefix + effect, REPLAY_MAX, key) if self._name(message.stream) == effect]
+    @staticmethod
+    def _overtaken(tx: Tx, message: Message, lane: str) -> bool:
+        """Whether something later was sent in the same lane already: this message would undo it."""
+        return tx.one("SELECT 1 FROM buttress_outbox WHERE stream = ? AND lane = ? AND state = 'sent' AND (epoch > ? OR (epoch = ? AND seq > ?)) LIMIT 1",
+                      (message.stream, lane, message.epoch, message.epoch, message.seq)) is not None
 
     def resolve(self, effect: str, key: str, *, happened: bool) -> int:
         """Somebody found out. A dead effect is then closed as sent, or sent again. Returns how many doubts were closed."""
         sends = self._sends_of(effect)
         with self._store.transaction() as tx:
             closed = self._gaps.resolve(tx, effect, key, self._clock.now())
-            for message in self._dead_of(tx, effect, key) if closed else ():
+            for message, _, _ in self._dead_in(tx, self._prefix + effect, key, 1) if closed else ():
                 claim = sends.claim(key, hashlib.sha256(message.payload).digest(), self._lease_s)
                 if isinstance(claim, InFlight):
                     raise ButtressError("a sender holds this effect", fix=f"try again in {self._lease_s:g} s")
@@ -342,6 +364,18 @@ class Effects:
                 if happened:
                     self._outbox.settle(message, Sent(b"resolved"))
         return closed
+
+
+@dataclass
+class _Batch:
+    """What was taken at ``began``: since when keyed messages are being tried, and what became of those settled together.
+
+    ``happened``: True, False (not by this attempt), or None (not known).
+    """
+
+    began: float
+    since: dict[str, float] = field(default_factory=dict)
+    settled: list[tuple[Message, Verdict, bool | None]] = field(default_factory=list)
 
 
 def check_limit(limit: int) -> None:

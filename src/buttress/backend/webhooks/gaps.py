@@ -105,15 +105,17 @@ class Gaps:
         tx.execute("INSERT INTO buttress_webhooks_doubt (endpoint, effect, key, fence, seen, outcome, reason) VALUES (?, ?, ?, ?, ?, ?, ?) "
                    "ON CONFLICT (endpoint, effect, key, fence) DO NOTHING", (self._endpoint, effect, key, fence, now, outcome, reason))
 
-    def doubted(self, tx: Tx, effect: str, key: str, at: float) -> None:
-        """An effect came into doubt and will be sent again under its key: no open doubt, but the first time is kept."""
-        tx.execute("INSERT INTO buttress_webhooks_doubt (endpoint, effect, key, fence, seen, outcome, reason, resolved) VALUES (?, ?, ?, 0, ?, ?, ?, ?) "
-                   "ON CONFLICT (endpoint, effect, key, fence) DO NOTHING", (self._endpoint, effect, key, at, "sent_again", "under its key", at))
+    def trying(self, tx: Tx, effect: str, key: str, now: float) -> float:
+        """An effect is about to be sent under its key. Since when it is being tried without a known end: ``now``, or an earlier time."""
+        tx.execute("INSERT INTO buttress_webhooks_trying (endpoint, effect, key, since) VALUES (?, ?, ?, ?) "
+                   "ON CONFLICT (endpoint, effect, key) DO NOTHING", (self._endpoint, effect, key, now))
+        row = tx.one("SELECT since FROM buttress_webhooks_trying WHERE endpoint = ? AND effect = ? AND key = ?", (self._endpoint, effect, key))
+        assert row is not None
+        return float(row[0])
 
-    def doubted_since(self, tx: Tx, effect: str, key: str) -> float | None:
-        """When an effect first came into doubt; None: never."""
-        row = tx.one("SELECT seen FROM buttress_webhooks_doubt WHERE endpoint = ? AND effect = ? AND key = ? AND fence = 0", (self._endpoint, effect, key))
-        return None if row is None else row[0]
+    def tried(self, tx: Tx, effect: str, key: str) -> None:
+        """It is known what became of it."""
+        tx.execute("DELETE FROM buttress_webhooks_trying WHERE endpoint = ? AND effect = ? AND key = ?", (self._endpoint, effect, key))
 
     def doubts(self, tx: Tx, limit: int) -> list[Doubt]:
         """What nobody resolved yet, oldest first."""
@@ -122,7 +124,7 @@ class Gaps:
         return [Doubt(*row) for row in rows]
 
     def resolve(self, tx: Tx, effect: str, key: str, now: float) -> int:
-        """Closes the doubts about one effect, and forgets since when there was one."""
-        tx.execute("DELETE FROM buttress_webhooks_doubt WHERE endpoint = ? AND effect = ? AND key = ? AND fence = 0", (self._endpoint, effect, key))
+        """Closes the doubts about one effect."""
+        self.tried(tx, effect, key)
         return tx.execute("UPDATE buttress_webhooks_doubt SET resolved = ? WHERE endpoint = ? AND effect = ? AND key = ? AND resolved IS NULL",
                           (now, self._endpoint, effect, key))

@@ -308,7 +308,7 @@ class Inbox:
     def next_due(self) -> float | None:
         """When something is due next, seconds since the epoch; None: nothing waits."""
         with self.store.transaction() as tx:
-            dues = [due for due in (self._ledger.next_due(tx), self._effects.next_due(tx)) if due is not None]
+            dues = [due for due in (self._ledger.next_due(tx), self._effects.next_due()) if due is not None]
         return min(dues, default=None)
 
     # -- operation

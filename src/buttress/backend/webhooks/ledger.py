@@ -43,6 +43,8 @@ SCHEMA = Schema(
         """CREATE TABLE buttress_webhooks_doubt (
              endpoint TEXT NOT NULL, effect TEXT NOT NULL, key TEXT NOT NULL, fence {int} NOT NULL, seen {real} NOT NULL,
              outcome TEXT NOT NULL, reason TEXT NOT NULL, resolved {real}, PRIMARY KEY (endpoint, effect, key, fence))""",
+        """CREATE TABLE buttress_webhooks_trying (
+             endpoint TEXT NOT NULL, effect TEXT NOT NULL, key TEXT NOT NULL, since {real} NOT NULL, PRIMARY KEY (endpoint, effect, key))""",
     ),
 )
 

@@ -64,7 +64,8 @@ def _page(connection: http.client.HTTPConnection, path: str, key: str) -> _Page:
     except (OSError, http.client.HTTPException) as error:
         raise Unavailable(f"the provider's list gives no answer: {type(error).__name__}", fix="run it again: what is stored stays stored") from error
     if answer.status != 200:
-        raise Unavailable(f"the provider's list answers HTTP {answer.status}", fix="check the key and its rights" if answer.status in (401, 403) else "run it again")
+        raise Unavailable(f"the provider's list answers HTTP {answer.status}",
+                          fix="check the key and its rights" if answer.status in (401, 403) else "run it again")
     try:
         return msgspec.json.decode(body, type=_Page)
     except msgspec.DecodeError as error:

@@ -49,14 +49,15 @@ class Attempt:
 class Sender:
     """Drives one trial. ``plan`` adds attempts; ``run`` delivers all of them, lets the subject work in between, and settles it."""
 
-    def __init__(self, trial: Trial, *, lease_s: float, rng: random.Random) -> None:
+    def __init__(self, trial: Trial, *, lease_s: float, rng: random.Random, workers: int = 1) -> None:
         self._trial = trial
         self._rng = rng
         self._lease_s = lease_s
         self._queue: list[Attempt] = []
         self._order = 0
-        self._port: Any = None
-        self._worker = 0
+        self._crew = list(range(workers))  # who takes deliveries and works, on one store; the first one leads
+        self._ports: dict[int, Any] = {}
+        self._hired = workers
         self._paused: list[int] = []
         self._next_due: float | None = None
         # A stop hits the whole process: with two calls in flight the other one may be inside a write transaction, and then every
@@ -73,7 +74,7 @@ class Sender:
         heapq.heappush(self._queue, Attempt(due, self._order, None, action=action))
 
     def run(self) -> None:
-        self._port = self._trial.open()
+        self._ports = {worker: self._trial.open(worker) for worker in self._crew}
         while self._queue:
             attempt = heapq.heappop(self._queue)
             self._work_until(attempt.due)
@@ -81,7 +82,7 @@ class Sender:
             if attempt.delivery is not None:
                 self._send(attempt, attempt.delivery)
             elif attempt.action is not None:
-                attempt.action(self._port)
+                attempt.action(self._ports[self._crew[0]])
         self._settle()
         for worker in self._paused:
             self._wake(worker)
@@ -95,28 +96,30 @@ class Sender:
         if attempt.again:
             self._trial.record("fact", what="again", how=attempt.again, id=delivery.id, at=now)
         if attempt.copies > 1 and not self._pauses:
-            answers = self._trial.together(*[(self._port.deliver, args)] * attempt.copies)
-            self._recover(answers)
+            workers = [self._crew[n % len(self._crew)] for n in range(attempt.copies)]
+            answers = self._trial.together(*[(self._ports[worker].deliver, args) for worker in workers])
+            self._recover(dict(zip(workers, answers, strict=True)))
         else:
             answers = []
             for _ in range(attempt.copies):
                 answers.append(self._deliver(args))
-                self._recover(answers[-1:])
+                self._recover({self._crew[0]: answers[-1]})
         taken = any(isinstance(answer, int) and 200 <= answer < 300 for answer in answers)
         if not taken and attempt.attempt < len(STRIPE_SCHEDULE_S):
             wait_s = STRIPE_SCHEDULE_S[attempt.attempt] * self._rng.uniform(0.9, 1.1)
             self.plan(now + wait_s, delivery, attempt=attempt.attempt + 1)
         self._next_due = now
 
-    def _recover(self, answers: list[Any]) -> None:
-        if any(isinstance(answer, SubjectDied) for answer in answers):
-            self._restart()
-        elif any(isinstance(answer, SubjectPaused) for answer in answers):
-            self._succeed()
+    def _recover(self, answers: Mapping[int, Any]) -> None:
+        for worker, answer in answers.items():
+            if isinstance(answer, SubjectDied):
+                self._restart(worker)
+            elif isinstance(answer, SubjectPaused):
+                self._succeed(worker)
 
     def _deliver(self, args: Mapping[str, Any]) -> Any:
         try:
-            return self._port.deliver(**args)
+            return self._ports[self._crew[0]].deliver(**args)
         except (SubjectDied, SubjectPaused, SubjectError) as error:
             return error
 
@@ -132,16 +135,17 @@ class Sender:
 
     def _work(self) -> None:
         now = self._trial.clock.now()
-        try:
-            due = self._port.work()
-        except SubjectDied:
-            self._restart()
-        except SubjectPaused:
-            self._succeed()
-        except SubjectError:
-            self._next_due = now + ERROR_WAIT_S
+        if len(self._crew) > 1:
+            answers = dict(zip(self._crew, self._trial.together(*[(self._ports[w].work, {}) for w in self._crew]), strict=True))
         else:
-            self._next_due = None if due is None else max(float(due), now)
+            try:
+                answers = {self._crew[0]: self._ports[self._crew[0]].work()}
+            except (SubjectDied, SubjectPaused, SubjectError) as error:
+                answers = {self._crew[0]: error}
+        dues = [max(float(due), now) for due in answers.values() if isinstance(due, float | int)]
+        dues += [now + ERROR_WAIT_S for answer in answers.values() if isinstance(answer, SubjectError)]
+        self._next_due = min(dues, default=None)
+        self._recover(answers)
 
     def _settle(self) -> None:
         """Turns the clock from due to due until nothing waits; then once past the lease, for what a lost worker held."""
@@ -150,16 +154,17 @@ class Sender:
             self._work_until(self._trial.clock.now() + (30 * 24 * HOUR if self._trial.scenario.virtual else 0))
             self._advance(2 * self._lease_s)
 
-    def _restart(self) -> None:
-        self._port = self._trial.restart(self._worker)
+    def _restart(self, worker: int) -> None:
+        self._ports[worker] = self._trial.restart(worker)
         self._next_due = self._trial.clock.now()
 
-    def _succeed(self) -> None:
+    def _succeed(self, worker: int) -> None:
         """A paused worker: its lease passes, another takes over, and it wakes at the end to find itself refused."""
-        self._paused.append(self._worker)
-        self._worker += 1
+        self._paused.append(worker)
+        self._crew[self._crew.index(worker)] = successor = self._hired
+        self._hired += 1
         self._advance(2 * self._lease_s)
-        self._port = self._trial.open(self._worker)
+        self._ports[successor] = self._trial.open(successor)
         self._next_due = self._trial.clock.now()
 
     def _wake(self, worker: int) -> None:

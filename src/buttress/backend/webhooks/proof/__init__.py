@@ -8,7 +8,7 @@ from typing import Any
 from buttress.backend.webhooks.proof import checkers
 from buttress.backend.webhooks.proof.port import Receiver, Served
 from buttress.backend.webhooks.proof.racing import lap
-from buttress.backend.webhooks.proof.scenarios import Size, crash_points, outside, real_time, three_days
+from buttress.backend.webhooks.proof.scenarios import Size, crash_points, outside, real_time, three_days, two_workers
 from buttress.backend.webhooks.proof.subjects import at_url
 from buttress.proof import Claim, Control, Figure, Proof, Race, Scenario, Subject
 from buttress.proof.contract import Measured
@@ -30,6 +30,7 @@ def scenarios(size: Size) -> tuple[Scenario, ...]:
     return (
         Scenario(checkers.STEADY, three_days, processes=True),
         Scenario(checkers.CRASH, crash_points, faults, processes=True),
+        Scenario(checkers.TWO, two_workers, (Crash(each=size.each, replies=size.replies),), processes=True, roles=("peer", "buttress")),
         Scenario(checkers.SERVICE, real_time, (Crash(replies=size.replies),), virtual=False, hosting=("service", "url")),
         Scenario(checkers.NOTHING, crash_points, (Crash(each=size.each, replies=size.replies),), processes=True, roles=("buttress",)),
     )

@@ -85,6 +85,7 @@ def accounts(history: History) -> Iterator[Account]:
 
 
 STEADY, CRASH, NOTHING, SERVICE = "72 hours and day 10", "one fault each", "callees that honour nothing", "one fault each, in real time"
+TWO = "two workers, one fault each"
 HONOUR = ("orders", "emails", "credits")
 
 
@@ -96,7 +97,7 @@ def effects(history: History) -> Mapping[str, Measured]:
     after_48 = at_once = once = clean = 0
     plain: Counter[str] = Counter()
     for a in accounts(history):
-        if a.scenario == SERVICE:
+        if a.scenario in (SERVICE, TWO):
             a.scenario = CRASH
         twice, never = list(a.doubled(*HONOUR)), list(a.lost(*HONOUR))
         if a.scenario in (CRASH, STEADY) and a.case == "clean":
@@ -209,7 +210,7 @@ def where(histories: Mapping[str, History]) -> Mapping[str, Any]:
         for a in accounts(history):
             if a.scenario == NOTHING:
                 continue
-            cases.add(a.situation("", 0.0) if a.scenario in (CRASH, SERVICE) and a.case != "clean" else "steady")
+            cases.add(a.situation("", 0.0) if a.scenario in (CRASH, SERVICE, TWO) and a.case != "clean" else "steady")
             for event, at in a.doubled(*HONOUR):
                 counted[a.situation(event, at)] += 1
             for event in a.lost(*HONOUR):

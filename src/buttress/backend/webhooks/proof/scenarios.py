@@ -82,12 +82,12 @@ def three_days(trial: Trial) -> None:
     _conclude(trial, sent)
 
 
-def crash_points(trial: Trial, *, forge_once: bool = False) -> None:
+def crash_points(trial: Trial, *, forge_once: bool = False, workers: int = 1) -> None:
     """A short run of the same kind, for one kill, pause or swallowed answer in each trial."""
     rng = trial.rng
     policies = "coupons" in trial.world
     sent = list(world.events(trial.size.crash_events, rng, policies=policies))
-    sender = Sender(trial, lease_s=LEASE_S, rng=rng)
+    sender = Sender(trial, lease_s=LEASE_S, rng=rng, workers=workers)
     for one, start in zip(sent, _starts(sent, rng, HOUR), strict=True):
         sender.plan(start, one.delivery)
         if rng.random() < 0.30:
@@ -100,6 +100,11 @@ def crash_points(trial: Trial, *, forge_once: bool = False) -> None:
     if not trial.scenario.virtual:
         _await_effects(trial, sent)
     _conclude(trial, sent)
+
+
+def two_workers(trial: Trial) -> None:
+    """The same with two processes on one store, both receiving and working at once."""
+    crash_points(trial, workers=2)
 
 
 def real_time(trial: Trial) -> None:
