@@ -28,7 +28,8 @@ def tracked() -> list[Path]:
     if done.returncode == 0:
         return [ROOT / name for name in done.stdout.split("\0") if name and (ROOT / name).is_file()]
     ignored = {".git", ".venv", "__pycache__", "build", "dist"}  # an archive, without its history
-    return [path for path in ROOT.rglob("*") if path.is_file() and not any(p in ignored or p.endswith(("_cache", ".egg-info")) for p in path.parts)]
+    return [path for path in ROOT.rglob("*") if path.is_file()
+            and not any(part in ignored or part.endswith(("_cache", ".egg-info")) for part in path.relative_to(ROOT).parts)]
 
 
 # -- source, read and not run

@@ -29,7 +29,7 @@ from .checkout import (
 def modules(*argv):
     """The names of all modules that a fresh interpreter imported, read from ``-X importtime``: not their times, those are goals."""
     done = subprocess.run([sys.executable, "-X", "importtime", *argv], capture_output=True, text=True, timeout=60, cwd=ROOT, check=False)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode in (0, 64), done.stderr
     return re.findall(r"^import time:\s+\d+ \|\s+\d+ \|\s*(\S+)$", done.stderr, re.M)
 
 
@@ -51,10 +51,9 @@ def test_importing_the_package_imports_nothing_of_others(always):
     assert [name for name in names if name.startswith("buttress")] == ["buttress"]
 
 
-@pytest.mark.parametrize("words", [("--help",), ("prove", "--help"), ("list",), ("no-such-word", "--help")])
+@pytest.mark.parametrize("words", [("--help",), ("prove", "--help"), ("list",), ("no_such_word",)])
 def test_looking_imports_click_and_nothing_else(always, words):
-    code = f"import sys; sys.argv = ['buttress', *{words!r}]\ntry:\n from buttress.__main__ import main; main()\nexcept SystemExit: pass"
-    assert foreign(modules("-c", code), always, allowed=["click"]) == []
+    assert foreign(modules("-m", "buttress", *words), always, allowed=["click"]) == []
 
 
 def test_doors_and_verbs_of_systems_import_click_and_nothing_else():

@@ -89,7 +89,9 @@ def load_factory(spec: str) -> Callable[[Env], Any]:
             raise SystemExit(f"factory {spec!r}: no such file")
         module = importlib.util.module_from_spec(module_spec)
         sys.modules[name] = module
-        sys.path.insert(0, os.path.dirname(os.path.abspath(place)))
+        folder = os.path.dirname(os.path.abspath(place))
+        if folder not in sys.path:
+            sys.path.append(folder)  # behind all else: its neighbours are found, and shadow nothing
         module_spec.loader.exec_module(module)
     else:
         module = importlib.import_module(place)

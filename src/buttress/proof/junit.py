@@ -20,7 +20,7 @@ def write_junit(results: Sequence[Mapping[str, Any]], path: Path) -> None:
         })
         for claim in claims:
             case = Xml.SubElement(suite, "testcase", {"classname": f"{result['system']}.{claim['subject']}", "name": claim["name"]})
-            text = f"{claim['value']} {claim['unit']} against {claim['bar']}: {claim['why']}"
+            text = _printable(f"{claim['value']} {claim['unit']} against {claim['bar']}: {claim['why']}")
             if claim["verdict"] == "fail":
                 Xml.SubElement(case, "failure", {"message": text})
             elif claim["verdict"] == "unknown":
@@ -28,3 +28,8 @@ def write_junit(results: Sequence[Mapping[str, Any]], path: Path) -> None:
             elif claim["verdict"] in ("deferred", "not run"):
                 Xml.SubElement(case, "skipped", {"message": f"buttress prove {result['system']} --scale full"})
     Xml.ElementTree(root).write(path, encoding="utf-8", xml_declaration=True)
+
+
+def _printable(text: str) -> str:
+    """Without the characters that XML 1.0 forbids (section 2.2)."""
+    return "".join(c if c in "\t\n\r" or " " <= c <= "\ud7ff" or "\ue000" <= c <= "\ufffd" or c > "\uffff" else "\ufffd" for c in text)

@@ -15,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -101,6 +102,7 @@ class ForkServer:
         self._sock = ours
         self._buffer = b""
         self._exits: dict[int, int] = {}
+        self._lock = threading.Lock()
         with open(log, "ab") as errors:
             self._process = subprocess.Popen(
                 [python, host.__file__, "--factory", factory, "--calls", ",".join(calls), "--fork", str(theirs.fileno())],
@@ -115,19 +117,21 @@ class ForkServer:
     def fork(self, env: Mapping[str, str], stdin: int, stdout: int, stderr: int, control: int | None) -> _Forked:
         fds = [stdin, stdout, stderr] + ([] if control is None else [control])
         request = json.dumps({"env": dict(env), "control": control is not None}).encode()
-        socket.send_fds(self._sock, [request], fds)
-        while True:
-            message = self._read(START_TIMEOUT_S)
-            if message is None:
-                raise SubjectBroken("the fork server ended")
-            if "pid" in message:
-                return _Forked(self, message["pid"])
+        with self._lock:
+            socket.send_fds(self._sock, [request], fds)
+            while True:
+                message = self._read(START_TIMEOUT_S)
+                if message is None:
+                    raise SubjectBroken("the fork server ended")
+                if "pid" in message:
+                    return _Forked(self, message["pid"])
 
     def status(self, pid: int) -> int | None:
-        while pid not in self._exits:
-            if self._read(0) is None:
-                return None
-        return self._exits[pid]
+        with self._lock:
+            while pid not in self._exits:
+                if self._read(0) is None:
+                    return None
+            return self._exits[pid]
 
     def _read(self, timeout_s: float) -> dict[str, Any] | None:
         deadline = time.monotonic() + timeout_s
@@ -158,6 +162,8 @@ class SubjectProcess:
         self.name = name
         self._ending = ending
         self._in, self._out, self._control = fd_in, fd_out, control
+        self._ours = control is not None  # hosted by our host, which knows calls that are not of the port
+        os.set_blocking(fd_in, False)
         self._log = log
         self._buffer = b""
         self._control_buffer = b""
@@ -229,48 +235,64 @@ class SubjectProcess:
         if missing:
             raise UsageError(f"{self.name} lacks {', '.join(missing)}", fix=f"the port is:\n{port()}")
 
-    def call(self, name: str, args: Mapping[str, Any], timeout_s: float = CALL_TIMEOUT_S) -> Any:
-        return self._value(self._answer(self._send(name, args, tag=False), timeout_s))
+    def call(self, name: str, args: Mapping[str, Any], timeout_s: float | None = None) -> Any:
+        return self._value(self._answer(self._send(name, args, tag=False, timeout_s=timeout_s), timeout_s))
 
-    def together(self, calls: Sequence[tuple[str, Mapping[str, Any]]], timeout_s: float = CALL_TIMEOUT_S) -> list[dict[str, Any]]:
+    def together(self, calls: Sequence[tuple[str, Mapping[str, Any]]], timeout_s: float | None = None) -> list[dict[str, Any]]:
         """All in flight at once; the raw answers in the order of the calls."""
-        ids = [self._send(name, args, tag=True) for name, args in calls]
+        ids = [self._send(name, args, tag=True, timeout_s=timeout_s) for name, args in calls]
         return [self._answer(number, timeout_s) for number in ids]
 
-    def finish_paused(self, timeout_s: float = CALL_TIMEOUT_S) -> Any:
+    def finish_paused(self, timeout_s: float | None = None) -> Any:
         """After ``resume``: waits for all calls that the pause interrupted; the answer of the last one."""
         answers = [self._answer(number, timeout_s) for number in list(self._unanswered)]
         return self._value(answers[-1]) if answers else None
 
     def hits(self) -> dict[str, int]:
-        answer = self._answer(self._send("_hits", {}, tag=False), CALL_TIMEOUT_S)
-        return dict(answer.get("ok") or {})
+        """How often each failpoint was passed; nothing where the subject is not hosted by us."""
+        if not self._ours:
+            return {}
+        found = self._answer(self._send("_hits", {}, tag=False), None).get("ok")
+        return {name: n for name, n in found.items() if isinstance(n, int)} if isinstance(found, dict) else {}
 
     def _value(self, answer: Mapping[str, Any]) -> Any:
         if "err" in answer:
             raise SubjectError(_text(answer["err"]))
         return answer["ok"]
 
-    def _send(self, name: str, args: Mapping[str, Any], *, tag: bool) -> int | None:
+    def _send(self, name: str, args: Mapping[str, Any], *, tag: bool, timeout_s: float | None = None) -> int | None:
         request: dict[str, Any] = {"call": name, "args": args}
         number = None
         if tag:
             self._next_id += 1
             request["id"] = number = self._next_id
-        self._unanswered.append(number)
         line = json.dumps(request, separators=(",", ":")).encode() + b"\n"
         if len(line) > LINE_MAX_BYTES:
             raise SubjectBroken(f"the call {name} has {len(line)} bytes, more than {LINE_MAX_BYTES}")
+        self._unanswered.append(number)
         view = memoryview(line)
+        deadline = time.monotonic() + (CALL_TIMEOUT_S if timeout_s is None else timeout_s)
         try:
             while view:
-                view = view[os.write(self._in, view):]
+                _, ready, _ = select.select([], [self._in], [], 0)
+                if ready:
+                    view = view[os.write(self._in, view):]
+                else:
+                    self._wait_for_room(deadline)
         except BrokenPipeError:
             self._ended()
         return number
 
-    def _answer(self, number: int | None, timeout_s: float) -> dict[str, Any]:
-        answer = self._await(number, timeout_s)
+    def _wait_for_room(self, deadline: float) -> None:
+        """Until its stdin takes more; what it writes meanwhile is taken in, so that neither side waits for the other."""
+        readable, writable, _ = select.select([self._out], [self._in], [], max(0.0, deadline - time.monotonic()))
+        if readable:
+            self._take_in()
+        elif not writable:
+            raise SubjectBroken(f"{self.name} does not read its calls")
+
+    def _answer(self, number: int | None, timeout_s: float | None) -> dict[str, Any]:
+        answer = self._await(number, CALL_TIMEOUT_S if timeout_s is None else timeout_s)
         self._unanswered.remove(number)
         return answer
 
@@ -302,15 +324,20 @@ class SubjectProcess:
                 self._await_stop()  # the mark is written before the blow: waking it earlier would lose the wake-up
                 raise SubjectPaused(f"{self.name} was stopped at {self.marks[-1]['hit']}")
             if self._out in ready:
-                chunk = os.read(self._out, 1 << 16)
-                if not chunk:
-                    self._ended()
-                self._buffer += chunk
-                if len(self._buffer) > LINE_MAX_BYTES and b"\n" not in self._buffer:
-                    raise SubjectBroken(f"{self.name} wrote a line of more than {LINE_MAX_BYTES} bytes")
+                self._take_in()
             watched = [self._out] + ([] if self._control is None else [self._control])
         line, self._buffer = self._buffer.split(b"\n", 1)
+        if len(line) > LINE_MAX_BYTES:
+            raise SubjectBroken(f"{self.name} wrote a line of more than {LINE_MAX_BYTES} bytes")
         return line
+
+    def _take_in(self) -> None:
+        chunk = os.read(self._out, 1 << 16)
+        if not chunk:
+            self._ended()
+        self._buffer += chunk
+        if len(self._buffer) > LINE_MAX_BYTES and b"\n" not in self._buffer:
+            raise SubjectBroken(f"{self.name} wrote a line of more than {LINE_MAX_BYTES} bytes")
 
     def _read_marks(self) -> bool:
         """Takes in what failpoints wrote before they struck. True if there was something."""
@@ -339,14 +366,17 @@ class SubjectProcess:
 
     # -- process control, for faults
 
-    def kill(self) -> None:
-        """kill -9 of the whole process group, and wait."""
+    def kill(self) -> bool:
+        """kill -9 of the process, its group and its descendants, and wait. True: it was this that ended it."""
+        if self._dead is not None:
+            return False
         self._killed = True
+        members = _family(self.pid)[1:]  # also those that went into a session of their own
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, signal.SIGKILL)
-        with contextlib.suppress(ProcessLookupError, PermissionError):  # a child that has no group of its own yet
             os.kill(self.pid, signal.SIGKILL)
-        self.wait()
+        end_all([*members, *_group(self.pid)])
+        status = self.wait()
+        return os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
 
     def pause(self) -> None:
         os.kill(self.pid, signal.SIGSTOP)
@@ -390,12 +420,15 @@ class SubjectProcess:
         if self._in >= 0:
             os.close(self._in)
             self._in = -1
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGCONT)
-            with contextlib.suppress(SubjectBroken):
-                self.wait(2.0)
-            with contextlib.suppress(SubjectBroken):
-                self.kill()
+            members = _family(self.pid)[1:] if self._dead is None else []
+            if self._dead is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(self.pid, signal.SIGCONT)
+                with contextlib.suppress(SubjectBroken):
+                    self.wait(2.0)
+                with contextlib.suppress(SubjectBroken):
+                    self.kill()
+            end_all([*members, *_group(self.pid)])
             os.close(self._out)
             if self._control is not None:
                 os.close(self._control)
@@ -417,32 +450,28 @@ class ServiceProcess:
             raise UsageError(f"{argv[0]}: {error.strerror}", fix="is the command right, and on the PATH?") from error
         self.pid = self._process.pid
 
-    def await_answer(self, url: str, timeout_s: float = START_TIMEOUT_S) -> None:
+    def await_answer(self, url: str, timeout_s: float | None = None) -> None:
         """Any HTTP answer counts as up. Raises FactoryFailed when it ends or does not answer in time."""
-        import http.client
-        from urllib.parse import urlsplit
-
-        parts = urlsplit(url)
-        deadline = time.monotonic() + timeout_s
+        limit_s = START_TIMEOUT_S if timeout_s is None else timeout_s
+        deadline = time.monotonic() + limit_s
         while time.monotonic() < deadline:
-            if self._process.poll() is not None:
+            if self.ended():
                 raise FactoryFailed(f"the service ended (exit {self._process.returncode}): {_tail(self._log)}")
-            connection = http.client.HTTPConnection(parts.hostname or "127.0.0.1", parts.port or 80, timeout=2)
-            try:
-                connection.request("GET", parts.path or "/")
-                connection.getresponse().read()
+            if answers(url):
                 return
-            except OSError:
-                time.sleep(0.02)
-            except http.client.HTTPException:
-                return
-            finally:
-                connection.close()
-        raise FactoryFailed(f"the service did not answer at {url} in {timeout_s:g} s: {_tail(self._log)}")
+            time.sleep(0.02)
+        raise FactoryFailed(f"the service did not answer at {url} in {limit_s:g} s: {_tail(self._log)}")
 
-    def kill(self) -> None:
+    def ended(self) -> bool:
+        return self._process.poll() is not None
+
+    def kill(self) -> bool:
+        """kill -9 of the whole group. True: it was this that ended it."""
+        if self.ended():
+            return False
         self.killed = True
         self._end(signal.SIGKILL)
+        return self._process.returncode == -signal.SIGKILL
 
     def cpu_s(self) -> float:
         return cpu_s(self.pid)
@@ -464,6 +493,25 @@ class ServiceProcess:
         self._process.wait(timeout=10)
 
 
+def answers(url: str) -> bool:
+    """Whether anything speaks HTTP there."""
+    import http.client
+    from urllib.parse import urlsplit
+
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(parts.hostname or "127.0.0.1", parts.port or 80, timeout=2)
+    try:
+        connection.request("GET", parts.path or "/")
+        connection.getresponse().read()
+    except OSError:
+        return False
+    except http.client.HTTPException:
+        return True
+    finally:
+        connection.close()
+    return True
+
+
 def cpu_s(pid: int) -> float:
     """CPU seconds of a process and its living descendants. The clock of a process by its pid: clock_getcpuclockid(3)."""
     total = 0.0
@@ -481,6 +529,23 @@ def _stat(pid: int) -> list[str]:
     return text[text.rindex(")") + 2 :].split()
 
 
+def end_all(pids: Sequence[int]) -> None:
+    """kill -9 of what a subject left behind."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _group(group: int) -> list[int]:
+    """The living members of a process group, also when its leader was reaped."""
+    members = []
+    for entry in os.listdir("/proc") if os.path.isdir("/proc") else []:
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            if entry.isdigit() and int(_stat(int(entry))[2]) == group:
+                members.append(int(entry))
+    return members
+
+
 def _family(pid: int) -> list[int]:
     members, at = [pid], 0
     while at < len(members):
@@ -494,7 +559,10 @@ def _family(pid: int) -> list[int]:
 
 def split_command(spec: str) -> list[str]:
     """``cmd:ARGV`` to argv, split as a shell would, without one."""
-    argv = shlex.split(spec.removeprefix("cmd:"))
+    try:
+        argv = shlex.split(spec.removeprefix("cmd:"))
+    except ValueError as error:
+        raise UsageError(f"cmd: {error}") from error
     if not argv:
         raise UsageError("cmd: names no command")
     return argv

@@ -37,7 +37,7 @@ def _enters(race: Race, subject: Subject) -> bool:
 
 
 def _one(proof: Proof, race: Race, subjects: Sequence[Subject], runner: _Runner, laps: int) -> dict[str, list[dict[str, float]]]:
-    foreign = any(str(s.factory).startswith("cmd:") for s in subjects)
+    foreign = any(str(s.factory).startswith("cmd:") or (s.role == "yours" and not callable(s.factory)) for s in subjects)
     processes = foreign or bool(race.factories)
     scenario = Scenario(f"race {race.name}", lambda _: None, virtual=False, processes=processes)
     of_race = replace(proof, port=race.port) if race.port is not None else proof
@@ -58,7 +58,7 @@ def _one(proof: Proof, race: Race, subjects: Sequence[Subject], runner: _Runner,
                 known = runner.evidence[subject.name]
                 if known.hosted != "url":
                     known.hosted = "http" if race.factories else "line" if processes and known.hosted == "in-process" else known.hosted
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 _out(runner, race, subject, error)
         for number in range(laps):
             for subject, trial in list(running) if number % 2 == 0 else list(reversed(running)):
@@ -66,7 +66,7 @@ def _one(proof: Proof, race: Race, subjects: Sequence[Subject], runner: _Runner,
                 try:
                     with trial.meter() as read:
                         measures = dict(race.lap(trial, trial.raw_port()))
-                except Exception as error:
+                except (Exception, SystemExit) as error:
                     _out(runner, race, subject, error)
                     running.remove((subject, trial))
                     rounds[subject.name] = []
@@ -78,7 +78,7 @@ def _one(proof: Proof, race: Race, subjects: Sequence[Subject], runner: _Runner,
     return {name: values for name, values in rounds.items() if values}
 
 
-def _out(runner: _Runner, race: Race, subject: Subject, error: Exception) -> None:
+def _out(runner: _Runner, race: Race, subject: Subject, error: BaseException) -> None:
     runner.errors.append(f"race {race.name} · {subject.name}: {type(error).__name__}: {error}")
 
 
@@ -87,7 +87,8 @@ def measure(laps: Laps, evidence: Mapping[str, Evidence], judged: str) -> None:
     for rounds in laps.values():
         for name, values in rounds.items():
             known = evidence[name]
-            found: dict[str, Measured] = {key: median([lap[key] for lap in values]) for key in values[0]}
+            found: dict[str, Measured] = {
+                key: median([lap[key] for lap in values if key in lap]) for key in dict.fromkeys(key for lap in values for key in lap)}
             for other, theirs in rounds.items():
                 if other != name:
                     found.update(ratios(values, theirs, other))
@@ -98,7 +99,7 @@ def measure(laps: Laps, evidence: Mapping[str, Evidence], judged: str) -> None:
 def ratios(ours: Sequence[Mapping[str, float]], theirs: Sequence[Mapping[str, float]], other: str) -> dict[str, Measured]:
     """``<measure> over <other>`` for each measure that both have, lap by lap."""
     return {
-        f"{key} over {other}": median([a[key] / b[key] for a, b in zip(ours, theirs, strict=False) if b.get(key)])
-        for key in ours[0]
-        if key in theirs[0]
+        f"{key} over {other}": median([a[key] / b[key] for a, b in zip(ours, theirs, strict=False) if key in a and b.get(key)])
+        for key in dict.fromkeys(key for lap in ours for key in lap)
+        if any(key in lap for lap in theirs)
     }

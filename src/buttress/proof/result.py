@@ -38,7 +38,7 @@ class Unreadable(ButtressError):
 
 def run_folder(system: str) -> Path:
     """A fresh folder for one run."""
-    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")
     folder = state_folder() / "runs" / system / f"{stamp}-{os.getpid()}"
     folder.mkdir(parents=True)
     return folder
@@ -131,7 +131,7 @@ def _races(proof: Proof, outcome: Outcome) -> list[dict[str, Any]]:
         if not rounds:
             continue
         known = outcome.evidence[outcome.judged].measures
-        keys = sorted({key for values in rounds.values() for key in values[0]})
+        keys = sorted({key for values in rounds.values() for lap in values for key in lap})
         rows.append({
             "name": race.name, "laps": max(len(values) for values in rounds.values()), "better": dict(race.better),
             "subjects": {name: {key: numbers(outcome.evidence[name].measures.get(key)) for key in keys} for name in rounds},
@@ -220,6 +220,8 @@ def _thin(figures: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], bool]:
         thinned = True
         figures = [{**f, "points": _every(f["points"], step)} for f in original]
         step *= 2
+    if len(msgspec.json.encode(figures)) > FIGURES_MAX_BYTES:
+        figures = []  # nothing that thinning could help: the history has it
     return figures, thinned
 
 
@@ -260,13 +262,20 @@ def accepted(system: str, kind: str = "") -> dict[str, Any] | None:
     return None
 
 
-def latest(system: str) -> dict[str, Any] | None:
-    """The newest result of a system in the state folder, or None."""
+def latest_folder(system: str) -> Path | None:
+    """The folder of a system's newest readable result, or None."""
     for folder in sorted((state_folder() / "runs" / system).glob("*"), reverse=True):
         if (folder / "result.json").exists():
             try:
-                return read(folder / "result.json")
+                read(folder / "result.json")
             except Unreadable:
                 continue
+            return folder
     return None
+
+
+def latest(system: str) -> dict[str, Any] | None:
+    """The newest result of a system in the state folder, or None."""
+    folder = latest_folder(system)
+    return None if folder is None else read(folder / "result.json")
 

@@ -87,6 +87,8 @@ def run(proof: Proof, folder: Path, options: Options) -> Outcome:
                 runner.inputs = proof.inputs(size, options.seed, inputs)
             for subject in subjects:
                 runner.evidence[subject.name] = runner.begin(subject)
+            if options.subject is not None and not options.subject.start:
+                runner.hello(options.subject)
             if not options.only_races:
                 for scenario in proof.scenarios_at(size):
                     for subject in subjects:
@@ -105,14 +107,18 @@ def run(proof: Proof, folder: Path, options: Options) -> Outcome:
     histories = runner.check(writer.path)
     races.measure(laps, runner.evidence, judged)
     claims = _judged_claims(proof, options)
-    controls = verdict.judge_controls(proof.controls, runner.evidence, judged, options.scale)
+
+    def about(name: str, chosen: Sequence[Claim]) -> list[verdict.Judged]:
+        states = verdict.judge_controls(proof.controls, runner.evidence, name, options.scale)
+        return [j for j in verdict.judge_claims(chosen, states, runner.evidence, name, options.scale)
+                if not options.claims or j.claim.name in options.claims]
+
     figures = [] if options.only_races else _figures(proof, histories, runner.errors)
     return Outcome(
         judged=judged, subjects={s.name: s for s in subjects}, evidence=runner.evidence,
-        claims=verdict.judge_claims(claims, controls, runner.evidence, judged, options.scale),
-        others={s.name: verdict.judge_claims([c for c in claims if c.over is None and not c.about], controls, runner.evidence, s.name, options.scale)
-                for s in subjects if s.name != judged},
-        controls=controls, faults=runner.faults, errors=runner.errors, figures=figures, trials=runner.trials,
+        claims=about(judged, claims),
+        others={s.name: about(s.name, [c for c in claims if c.over is None and not c.about]) for s in subjects if s.name != judged},
+        controls=verdict.judge_controls(proof.controls, runner.evidence, judged, options.scale), faults=runner.faults, errors=runner.errors, figures=figures, trials=runner.trials,
         records=writer.records, wall_s=time.monotonic() - began, laps=laps,
     )
 
@@ -142,7 +148,8 @@ class _Runner:
 
     def begin(self, subject: Subject) -> verdict.Evidence:
         """What is known of a subject before it ran: what it lacks, how it is hosted, whether it is there at all."""
-        evidence = verdict.Evidence(measures={}, hosted=hosted(subject))
+        alone = subject.role == "yours" and hosted(subject) == "in-process"  # a stranger is never let into this process
+        evidence = verdict.Evidence(measures={}, hosted="line" if alone else hosted(subject))
         absent = [self.there(need) for need in subject.needs if not self.there(need).there]
         if absent:
             evidence.absent = f"needs {absent[0].name}: {absent[0].reason}" + (f"; {absent[0].provide}" if absent[0].provide else "")
@@ -156,8 +163,18 @@ class _Runner:
             if not found.there:
                 missing[need] = found.reason + (f"; {found.provide}" if found.provide else "")
         evidence.missing = missing
-        evidence.voids, evidence.unhit = [], []
+        evidence.voids, evidence.unhit, evidence.armed = [], [], {}
         return evidence
+
+    def hello(self, subject: Subject) -> None:
+        """Starts a stranger once, before anybody's trials: what it lacks is said at once."""
+        if self.evidence[subject.name].absent or callable(subject.factory):
+            return
+        trial = self.make(Scenario("hello", lambda _: None, processes=True), subject, Case("hello"))
+        self.voids.add(trial.number)
+        with contextlib.suppress(FactoryFailed), self.opened(trial, Case("hello")):
+            trial.open()
+        trial.discard()
 
     def scenario(self, scenario: Scenario, subject: Subject) -> None:
         evidence = self.evidence[subject.name]
@@ -176,7 +193,10 @@ class _Runner:
             if not self.can(fault, evidence):
                 tally.setdefault("not armed", {})[subject.name] = self.why_not(fault, evidence)
                 continue
-            for case in fault.cases(hits):
+            cases = list(fault.cases(hits))
+            for need in fault.needs:
+                evidence.armed[need] = evidence.armed.get(need, 0) + len(cases)  # type: ignore[index]
+            for case in cases:
                 self.fault_case(scenario, subject, case, tally, evidence)
 
     def fault_case(self, scenario: Scenario, subject: Subject, case: Case, tally: dict[str, Any], evidence: verdict.Evidence) -> None:
@@ -222,7 +242,7 @@ class _Runner:
                 scenario.drive(trial)
         except UsageError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if isinstance(error, FactoryFailed) and subject.name not in self.started:  # it never ran: that is no void trial
                 evidence.absent = error.message
                 self.voids.add(trial.number)
@@ -250,7 +270,8 @@ class _Runner:
     def make(self, scenario: Scenario, subject: Subject, case: Case, trace: str = "", in_process: bool | None = None) -> Trial:
         self.trials += 1
         if in_process is None:
-            in_process = not scenario.processes and not (isinstance(subject.factory, str) and subject.factory.startswith("cmd:"))
+            foreign = subject.role == "yours" or str(subject.factory).startswith("cmd:")
+            in_process = not scenario.processes and (not foreign or callable(subject.factory))
         if not in_process and callable(subject.factory):
             raise UsageError(f"{subject.name}: a callable cannot be hosted in a process of its own", fix="name it as module:attribute")
         base = self.memory if self.memory is not None and scenario.virtual else self.folder
@@ -292,7 +313,7 @@ class _Runner:
                 self.options.progress(f"checking · {subject.name}")
                 try:
                     measures.update(checker(history))
-                except Exception as error:  # rule: a checker that throws is unknown
+                except (Exception, SystemExit) as error:  # rule: a checker that throws is unknown
                     line = f"the checker {checker.__name__} threw {type(error).__name__}: {error}"
                     self.errors.append(f"{subject.name}: {line}")
                     for name in [c.measure for c in self.proof.claims] + [c.measure for c in self.proof.controls]:
@@ -369,8 +390,6 @@ def _ours(proof: Proof) -> str:
 
 def _judged_claims(proof: Proof, options: Options) -> Sequence[Claim]:
     claims: Iterable[Claim] = [c for c in proof.claims if not (c.about and options.subject is not None)]
-    if options.claims:
-        claims = [c for c in claims if c.name in options.claims]
     return list(claims)
 
 

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
+CHILD_TIMEOUT_S = 7200.0
+
+
 @dataclass(frozen=True)
 class Job:
     """One system to prove: its Proof, its folder (for the digest) and its maturity."""
@@ -68,9 +71,7 @@ def prove_some(
     if accept:
         check_acceptable(scale, jobs[0].folder, subject)
     found = []
-    if world_port is not None:
-        os.environ["BUTTRESS_WORLD_PORT"] = str(world_port)
-    with own_stdout() as out:
+    with own_stdout() as out, fixed_ports(world_port):
         for job in jobs:
             live = table.Live(job.proof.system)
             folder = results.run_folder(job.proof.system)
@@ -91,6 +92,17 @@ def prove_some(
     return max_exit([r["verdict"] for r in found])
 
 
+@contextlib.contextmanager
+def fixed_ports(first: int | None) -> Iterator[None]:
+    """For a service that runs already: the simulators' ports, known beforehand."""
+    if first is not None:
+        os.environ["BUTTRESS_WORLD_PORT"] = str(first)
+    try:
+        yield
+    finally:
+        os.environ.pop("BUTTRESS_WORLD_PORT", None)
+
+
 def store(result: dict[str, Any], folder: Path) -> dict[str, Any]:
     from buttress.proof.report.page import report_page
 
@@ -99,14 +111,15 @@ def store(result: dict[str, Any], folder: Path) -> dict[str, Any]:
     return result
 
 
-def show(result: Mapping[str, Any], folder: Path, out: IO[str], as_json: bool) -> None:
+def show(result: Mapping[str, Any], folder: Path | None, out: IO[str], as_json: bool) -> None:
     if as_json:
         out.write(json.dumps(result, separators=(",", ":"), ensure_ascii=False) + "\n")
         out.flush()
         return
     screen = console(out)
     table.print_result(result, screen)
-    screen.print(f"  report {folder / 'report.html'}", style="dim", soft_wrap=True)
+    if folder is not None:
+        screen.print(f"  report {folder / 'report.html'}", style="dim", soft_wrap=True)
     out.flush()
 
 
@@ -270,8 +283,7 @@ def prove_all(plan: Sequence[tuple[str, float, str]], *, scale: str, seed: int, 
                     out.write(f"! {name}: the harness broke; buttress prove {name}\n")
                 else:
                     found.append(result)
-                    folder = Path(result["environment"].get("folder", ""))
-                    show(result, folder, out, as_json)
+                    show(result, results.latest_folder(name), out, as_json)
                 out.flush()
 
         with ThreadPoolExecutor(max_workers=2) as pool:
@@ -304,7 +316,7 @@ def _closing(found: Sequence[Mapping[str, Any]], not_run: Sequence[str], wall_s:
 
 def _child(name: str, scale: str, seed: int) -> dict[str, Any] | None:
     done = subprocess.run([sys.executable, "-m", "buttress", "prove", name, "--scale", scale, "--seed", str(seed), "--json"],
-                          capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+                          capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, timeout=CHILD_TIMEOUT_S)
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     if not lines:
         sys.stderr.write(done.stderr[-2000:])

@@ -18,10 +18,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+from urllib.parse import urljoin
 
 from buttress.kernel.clock import Clock, SharedClock, SystemClock
-from buttress.kernel.errors import ButtressError
+from buttress.kernel.errors import ButtressError, InvalidInput
 from buttress.proof import host
 from buttress.proof.contract import Case, Env, Proof, Scenario, Subject, calls_of
 from buttress.proof.history import HistoryWriter
@@ -36,12 +37,15 @@ from buttress.proof.process import (
     SubjectPaused,
     SubjectProcess,
     UsageError,
+    answers,
     cpu_s,
     split_command,
 )
 
 EPOCH = 1_800_000_000.0  # where virtual time starts: 2027-01-15 08:00:00 UTC
 ARG_SHOWN = 240
+LIST_SHOWN = 50
+T = TypeVar("T")
 SYNC_CALLS = "fsync,fdatasync"
 WRITE_CALLS = "write,pwrite64,pwritev,writev"
 
@@ -62,7 +66,7 @@ class Warm:
     servers: dict[str, ForkServer] = field(default_factory=dict)
 
     def fork_server(self, factory: str, calls: Sequence[str], python: str) -> ForkServer:
-        key = f"{factory} {','.join(calls)}"
+        key = f"{python} {factory} {','.join(calls)}"
         if key not in self.servers:
             self.servers[key] = ForkServer(factory, calls, self.log, python)
         return self.servers[key]
@@ -100,9 +104,12 @@ class Trial:
         self._trace = trace
         self._calls = calls_of(proof.port)
         self._hosts: dict[int, SubjectProcess | ServiceProcess | _InProcess] = {}
+        self._opened: dict[int, Any] = {}
+        self._counted: dict[str, list[int]] = {}  # hits of each failpoint, by the processes that passed it
         self._replies = 0
+        self._crew = 0
         self._tags: dict[str, int] = {}
-        self.hit = not case.failpoints
+        self.hit = not case.failpoints and case.during is None  # ``during`` sets it when its fault took effect
         self.hits: dict[str, int] = {}
         self.outside: Any = None  # what the proof's world hands to its driver
         self.made: dict[str, int] = {}  # faults that the workload made itself
@@ -122,7 +129,16 @@ class Trial:
         if worker in self._hosts:
             raise ButtressError(f"worker {worker} is open already")
         self._hosts[worker] = self._start(worker)
-        return _Recorder(self, worker)
+        self._opened[worker] = port = _Recorder(self, worker)
+        return port
+
+    def surely(self, call: Callable[[Any], T], worker: int = 0) -> T:
+        """``call(port)`` until it is answered: after a kill the subject is restarted and asked again."""
+        while True:
+            try:
+                return call(self._opened[worker])
+            except SubjectDied:
+                self.restart(worker)
 
     def restart(self, worker: int = 0) -> Any:
         """After its death (or to force it): starts it again on the same folder."""
@@ -165,6 +181,9 @@ class Trial:
 
     def record(self, kind: str, **fields: Any) -> None:
         """op | fact (seen by the world) | tally (many trials folded) | gauge | lap."""
+        taken = {"trial", "subject", "scenario", "case"} & set(fields)
+        if taken:
+            raise InvalidInput("fields", sorted(taken), "are the trial's own")
         self._write(kind, **fields)
 
     def fault(self, name: str, **fields: Any) -> None:
@@ -211,6 +230,8 @@ class Trial:
                 self._absorb(running, ask=True)
             running.close()
         self._hosts.clear()
+        for name, counts in self._counted.items():  # several workers share the work by chance: what each of them surely reaches
+            self.hits[name] = sum(counts) if self._crew <= 1 else min(counts)
         self.hits["@reply"] = self._replies
         for name, at in (("@sync", SYNC_CALLS), ("@write", WRITE_CALLS)):
             if self._trace:
@@ -236,9 +257,10 @@ class Trial:
             self.hit = True
         if self._trace == "inject" and _was_struck(self._folder):
             self.hit = True
+        self._crew = max(self._crew, len(self._hosts))
         if ask and not self.case.failpoints:
             for name, number in running.hits().items():
-                self.hits[name] = self.hits.get(name, 0) + number
+                self._counted.setdefault(name, []).append(number)
 
     def _start(self, worker: int) -> SubjectProcess | ServiceProcess | _InProcess:
         subject = self.subject
@@ -256,7 +278,12 @@ class Trial:
             argv = [self._python(), host.__file__, "--factory", subject.factory, "--calls", ",".join(self._calls)]
             process = SubjectProcess.spawn(self._traced(argv), env, log, plan=plan, control=True, name=subject.name)
         else:
-            server = self._warm.fork_server(subject.factory, self._calls, self._python())
+            try:
+                server = self._warm.fork_server(subject.factory, self._calls, self._python())
+            except FactoryFailed as error:
+                if subject.role == "yours":
+                    raise UsageError(error.message, fix="is the factory's name right?") from error
+                raise
             process = SubjectProcess.fork(server, env, log, plan=plan, name=subject.name)
         if self._trace == "inject":
             process.evidence = lambda: _was_struck(self._folder)
@@ -298,17 +325,21 @@ class Trial:
         return port
 
     def _start_service(self, worker: int) -> ServiceProcess | _InProcess:
-        assert self.proof.from_url is not None and isinstance(self.subject.factory, str)
-        url = self.subject.factory
+        url = str(self.subject.factory)
+        if self.proof.from_url is None:
+            raise UsageError(f"{self.proof.system} cannot be judged by its URL", fix="use --subject")
         port = self.proof.from_url(url, Env(self.state, self.seed, self.world, self.clock, worker))
         if not self.subject.start:
             return _InProcess(port, self._calls)
         words = {**self.world, "dir": self.state}
         argv = [re.sub(r"\{(\w+)\}", lambda m: words.get(m[1], m[0]), part) for part in self.subject.start]
         env = {**self._variables(worker), **{f"BUTTRESS_WORLD_{name.upper()}": value for name, value in self.world.items()}}
+        ready = urljoin(url, self.subject.ready)
+        if answers(ready):
+            raise UsageError(f"something answers at {ready} already", fix="end it, or leave out --start")
         service = ServiceProcess(argv, env, self._folder / "subject.log")
         try:
-            service.await_answer(url.rstrip("/") + self.subject.ready if self.subject.ready.startswith("/") else self.subject.ready)
+            service.await_answer(ready)
         except BaseException:
             service.close()
             raise
@@ -345,10 +376,13 @@ class Trial:
             self._write("op", at=begun, status="info", error=error.message[:ARG_SHOWN], **fields)
             self._struck(running)
             raise
-        except Exception as error:
-            self._write("op", at=begun, status="info", error=f"{type(error).__name__}: {error}"[:ARG_SHOWN], **fields)
+        except (Exception, SystemExit) as error:
+            status = "fail" if isinstance(running, _InProcess) else "info"
+            self._write("op", at=begun, status=status, error=f"{type(error).__name__}: {error}"[:ARG_SHOWN], **fields)
             if isinstance(running, ServiceProcess) and running.killed:
                 raise SubjectDied(f"{self.subject.name} was killed") from error
+            if isinstance(running, ServiceProcess) and running.ended():
+                raise SubjectBroken(f"{self.subject.name} ended by itself") from error
             if isinstance(running, SubjectProcess) or isinstance(error, ButtressError):
                 raise
             raise SubjectError(f"{type(error).__name__}: {error}") from error
@@ -369,9 +403,8 @@ class Trial:
         self._replies += 1
         at = self.case.failpoints.get("@reply")
         if at is not None and at[0] == self._replies and not isinstance(running, _InProcess):
-            running.kill()
-            self.hit = True
-            self._write("fault", name=self.case.label, armed=1, hit=1, at=self.clock.now())
+            self.hit = running.kill()
+            self._write("fault", name=self.case.label, armed=1, hit=int(self.hit), at=self.clock.now())
             self.case = Case(self.case.label)
 
     def _overlap(self, worker: int, calls: list[tuple[str, Mapping[str, Any]]]) -> list[Any]:
@@ -407,7 +440,7 @@ class Trial:
     def raw_port(self, worker: int = 0) -> Any:
         """The port without recording, for laps of a race."""
         running = self._hosts[worker]
-        return _Unrecorded(running) if isinstance(running, SubjectProcess) else running.port
+        return _Unrecorded(self, running) if isinstance(running, SubjectProcess) else running.port
 
     def _write(self, kind: str, **fields: Any) -> None:
         self._writer.write({"trial": self.number, "kind": kind, **fields})
@@ -458,11 +491,18 @@ class _Method:
 
 
 class _Unrecorded:
-    def __init__(self, process: SubjectProcess) -> None:
-        self._process = process
+    def __init__(self, trial: Trial, process: SubjectProcess) -> None:
+        self._port, self._process = trial.proof.port, process
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        return lambda **args: self._process.call(name, args)
+        signature = inspect.signature(getattr(self._port, name))
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            arguments = dict(signature.bind(None, *args, **kwargs).arguments)
+            arguments.pop("self", None)
+            return self._process.call(name, arguments)
+
+        return call
 
 
 def _shown(value: Any) -> Any:
@@ -472,7 +512,8 @@ def _shown(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _shown(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_shown(item) for item in value[:50]]
+        shown = [_shown(item) for item in value[:LIST_SHOWN]]
+        return shown if len(value) <= LIST_SHOWN else [*shown, f"… {len(value) - LIST_SHOWN} more"]
     return value
 
 

@@ -67,12 +67,12 @@ def judge(measured: Measured | None, bar: str) -> tuple[Verdict, str]:
     if isinstance(measured, Unmeasured):
         return "unknown", measured.why
     estimate = as_estimate(measured)
-    if math.isnan(estimate.value):
-        return "unknown", "the value is not a number"
     if estimate.n == 0:
         return "unknown", "nothing was tried"
     low = estimate.value if estimate.low is None else estimate.low
     high = estimate.value if estimate.high is None else estimate.high
+    if not all(math.isfinite(number) for number in (low, estimate.value, high)):
+        return "unknown", "the value is not a finite number"
     verdict = parsed.judge(low, high)
     if verdict == "unknown":
         return verdict, f"the interval, {show(low)} to {show(high)}, holds the bar: more samples"
@@ -117,7 +117,8 @@ def ratio(ours: Measured | None, theirs: Measured | None) -> Measured:
         return Unmeasured("the other side of the ratio is zero or below")
     a_low, a_high = a.low if a.low is not None else a.value, a.high if a.high is not None else a.value
     counts = [n for n in (a.n, b.n) if n is not None]
-    return Estimate(a.value / b.value, a_low / b_high, a_high / b_low, min(counts) if counts else None)
+    corners = [x / y for x in (a_low, a_high) for y in (b_low, b_high)]
+    return Estimate(a.value / b.value, min(corners), max(corners), min(counts) if counts else None)
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,7 @@ class Evidence:
     unhit: Sequence[str] = ()  # armed cases that did not hit
     absent: str = ""  # why the subject did not run at all
     hosted: str = "in-process"
+    armed: Mapping[str, int] = field(default_factory=dict)  # by need: how many cases the faults that show it had
 
 
 @dataclass(frozen=True)
@@ -190,6 +192,8 @@ def _judge_alone(claim: Claim, evidence: Mapping[str, Evidence], judged: str, sc
     for need in claim.needs:  # rule: needs
         if need in known.missing:
             return Judged(claim, judged, "unknown", f"needs {need}: {known.missing[need]}")
+        if known.armed.get(need) == 0:  # rule: armed
+            return Judged(claim, judged, "unknown", f"needs {need}: no case of it could be armed")
     measured = known.measures.get(claim.measure)
     if claim.over is not None:
         other = evidence.get(claim.over)
@@ -207,6 +211,8 @@ def _judge_alone(claim: Claim, evidence: Mapping[str, Evidence], judged: str, sc
             return replace(result, verdict="unknown", why=f"{len(known.voids)} trials were void: {known.voids[0]}")
         if known.unhit:  # rule: hit
             return replace(result, verdict="unknown", why=f"{len(known.unhit)} armed cases did not hit: {known.unhit[0]}")
+    if verdict == "unknown" and known.voids:
+        return replace(result, why=f"{why}; {len(known.voids)} trials were void: {known.voids[0]}")
     return result
 
 

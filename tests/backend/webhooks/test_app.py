@@ -183,6 +183,17 @@ def test_one_bad_apple_does_not_take_its_batch_with_it(inbox, make_app, sender, 
     assert stored(inbox) == {f"evt_{n}" for n in (0, 1, 2, 4, 5)}
 
 
+def test_many_who_ask_for_health_share_one_look(inbox, make_app):
+    app = make_app(inbox)
+    failpoint.arm({})
+
+    async def burst():
+        return await asyncio.gather(*(ask(app, "/healthz", method="GET") for _ in range(50)))
+
+    assert {status for status, _, _ in asyncio.run(burst())} == {200}
+    assert failpoint.hits["store.commit"] <= 2
+
+
 def test_what_waits_is_bounded(inbox, make_app, sender, monkeypatch):
     app, submit, gate = make_app(inbox, waiting_max=2, batch_max=1), inbox.store.submit, threading.Event()
 

@@ -524,6 +524,23 @@ def test_a_key_is_not_trusted_after_a_long_outage_of_our_own(inbox, sender, coun
     assert [(doubt.outcome, doubt.reason) for doubt in inbox.doubts()] == [("given_up", "in doubt for longer than the callee remembers keys")]
 
 
+def test_a_callee_that_cannot_be_reached_is_no_doubt_however_long(stores, make_inbox, sender, counter, clock):
+    inbox, email, end = make_inbox(stores.open(), config=InboxConfig()), counter(), clock.now() + 2 * DAY
+
+    def away(moment):
+        if clock.now() < end:
+            raise NotSent("connection refused")
+
+    email.fail = away
+    inbox.callee("email", keyed(email.send))
+    inbox.on("invoice.paid")(lambda event, ctx: ctx.effect("email"))
+    sender.send(inbox, "evt_1")
+    drain(inbox, clock)
+    assert (len(email.done), inbox.gap_report().clean) == (1, True)
+    with inbox.store.transaction() as tx:
+        assert tx.all("SELECT key FROM buttress_webhooks_trying") == []
+
+
 def test_a_lookup_waits_until_the_callee_must_be_through(inbox, sender, counter, clock):
     """Its work on the request whose answer was lost may still be under way: a look-up at once would find nothing, and be wrong."""
     credit, late = counter(keyed=False), []

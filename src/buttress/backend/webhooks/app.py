@@ -79,7 +79,9 @@ class App:
     def __init__(self, inboxes: Mapping[str, Inbox], config: AppConfig) -> None:
         self._config = config
         self._meters = _Meters()
-        self._executor = ThreadPoolExecutor(max_workers=2 + len({id(inbox.store) for inbox in inboxes.values()}), thread_name_prefix="webhooks-store")
+        self._executor = ThreadPoolExecutor(len({id(inbox.store) for inbox in inboxes.values()}), thread_name_prefix="webhooks-store")
+        self._aside = ThreadPoolExecutor(1, thread_name_prefix="webhooks-look")  # who asks how we are must not hold up a delivery
+        self._probe: asyncio.Future[None] | None = None
         self._drivers = _Drivers(list(inboxes.values()), config)
         batchers = {id(inbox.store): _Batcher(inbox.store, self._executor, config, self._drivers.wake) for inbox in inboxes.values()}
         self._endpoints = {f"/{name}": _Endpoint(inbox, batchers[id(inbox.store)], self._meters, config) for name, inbox in inboxes.items()}
@@ -93,6 +95,7 @@ class App:
         """Lets them finish what they hold. What is left is taken up at the next start."""
         self._drivers.stop()
         self._executor.shutdown(wait=True)
+        self._aside.shutdown(wait=True)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -125,8 +128,11 @@ class App:
                 return
 
     async def _health(self, send: Send) -> None:
+        """Many who ask at once share one look at the store."""
+        if self._probe is None or self._probe.done():
+            self._probe = asyncio.get_running_loop().run_in_executor(self._aside, self._touch)
         try:
-            await asyncio.wait_for(asyncio.get_running_loop().run_in_executor(self._executor, self._touch), timeout=2.0)
+            await asyncio.wait_for(asyncio.shield(self._probe), timeout=2.0)
         except Exception as error:
             log.error("the store does not answer", extra={"reason": type(error).__name__})
             await _respond(send, 503, b'{"status":"unavailable"}')
@@ -146,7 +152,7 @@ class App:
                 await _respond(send, 401, b'{"code":"credential"}', [(b"www-authenticate", b"Bearer")])
                 return
         try:
-            page = await asyncio.get_running_loop().run_in_executor(self._executor, self._meters.page, [e.inbox for e in self._endpoints.values()])
+            page = await asyncio.get_running_loop().run_in_executor(self._aside, self._meters.page, [e.inbox for e in self._endpoints.values()])
         except Unavailable:
             await _respond(send, 503, b'{"status":"unavailable"}')
             return

@@ -95,7 +95,7 @@ class Callee:
 def keyed(send: Send, *, remembers_s: float = REMEMBERS_S, timeout_s: float = TIMEOUT_S) -> Callee:
     """``send(effect)`` passes ``effect.key`` on, and the callee acts once for each key.
 
-    ``remembers_s`` is how long it does (Stripe: 24 hours at least). What has been in doubt for longer is not sent again but
+    ``remembers_s`` is how long it does (Stripe: 24 hours at least; ``math.inf``: for ever). What has been in doubt for longer is not sent again but
     listed, as with ``at_most_once``.
     """
     return Callee("keyed", send, timeout_s=timeout_s, remembers_s=remembers_s)

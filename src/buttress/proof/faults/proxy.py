@@ -151,6 +151,7 @@ def _reset(connection: socket.socket) -> None:
     """Closes with RST instead of FIN."""
     with contextlib.suppress(OSError):
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.shutdown(socket.SHUT_RD)  # wakes the thread that reads it, which would keep it open
     connection.close()
 
 
