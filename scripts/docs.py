@@ -299,7 +299,9 @@ def _plain(text: str) -> str:
 def strip(system: System, root: Path = ROOT) -> str:
     """The strip chart of the committed result as a file of its own; empty where there is none."""
     result = committed(system, root).result
-    for figure in result["figures"] if result is not None else ():
+    if result is None:
+        return ""
+    for figure in result["figures"]:
         if figure["kind"] == "strip":
             title = figure.get("findings", {}).get(result["verdict"]) or figure["title"]
             return standalone(figure, result["subjects"], title)

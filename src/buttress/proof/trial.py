@@ -230,8 +230,8 @@ class Trial:
                 self._absorb(running, ask=True)
             running.close()
         self._hosts.clear()
-        for name, counts in self._counted.items():  # several workers share the work by chance: what each of them surely reaches
-            self.hits[name] = sum(counts) if self._crew <= 1 else min(counts)
+        for name, counts in self._counted.items():  # several workers share the work by chance: what one of them surely reaches
+            self.hits[name] = -(-sum(counts) // max(1, self._crew))
         self.hits["@reply"] = self._replies
         for name, at in (("@sync", SYNC_CALLS), ("@write", WRITE_CALLS)):
             if self._trace:

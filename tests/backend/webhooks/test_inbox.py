@@ -388,6 +388,48 @@ def test_a_worker_is_refused_while_another_one_holds_the_event(stores, make_inbo
     assert seen == ["quick"]
 
 
+def test_several_workers_on_one_database(postgres_stores, make_inbox, sender, counter):
+    """Three of them, events of few objects, effects at two callees in either order: locks meet, and each event is handled once."""
+    done, handled, lock = {"a": counter(keyed=False), "b": counter(keyed=False)}, [], threading.Lock()
+
+    def open_inbox():
+        inbox = make_inbox(postgres_stores.open())
+        for name, callee in done.items():
+            inbox.callee(name, keyed(callee.send))
+
+        @inbox.on("invoice.paid", order_by=lambda event: (f"o{int(event.id[4:]) % 5}", int(event.id[4:])))
+        def paid(event, ctx):
+            for name in ("a", "b") if int(event.id[4:]) % 2 else ("b", "a"):
+                ctx.effect(name)
+            with lock:
+                handled.append(event.id)
+
+        return inbox
+
+    first = open_inbox()
+    for number in range(150):
+        sender.send(first, f"evt_{number}")
+
+    def work():
+        inbox = open_inbox()
+        while inbox.work(limit=4) is not None:
+            pass
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+    found = states(first)
+    acted = {ident for ident, state in found.items() if state == "done"}
+    assert set(found.values()) <= {"done", "superseded"}
+    assert {f"evt_{number}" for number in range(145, 150)} <= acted, "the newest of each object"
+    for name, callee in done.items():
+        assert sorted(callee.keys) == sorted(f"default/{ident}:{name}" for ident in acted)
+    assert first.dead_letters() == []
+
+
 def test_replay_doubles_nothing(inbox, sender, counter, clock):
     email, calls = counter(keyed=False), []
     inbox.callee("email", lookup(email.send, email.find))
