@@ -65,6 +65,17 @@ def reference(endpoint: str, event: Event, key: str, effect: str) -> str:
     return whole if len(whole) <= KEY_MAX_CHARS else f"sha256-{hashlib.sha256(whole.encode()).hexdigest()}:{effect}"
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """An effect that a handler asked for, checked. ``key`` is what the callee will see."""
+
+    event: Event
+    name: str
+    key: str
+    body: bytes
+    lane: str | None
+
+
 class Effects:
     """The effects of one endpoint: ``put`` joins a handler's transaction, ``work`` sends what is due."""
 
@@ -101,8 +112,8 @@ class Effects:
     def _sends_of(self, name: str) -> SqlIdempotency:
         return SqlIdempotency(self._store, self._prefix + name, clock=self._clock)
 
-    def put(self, tx: Tx, event: Event, name: str, key: str, payload: object, lane: str | None = None) -> str:
-        """In the open transaction. The same key again is the same effect; with another payload it is an alarm, and not sent."""
+    def wanted(self, event: Event, name: str, key: str, payload: object, lane: str | None) -> Wanted:
+        """Checks what a handler asks for. Raises InvalidInput."""
         if name not in self._callees:
             raise InvalidInput("effect", name, "has no callee", fix="register it: inbox.callee(name, keyed(send))")
         for what, text in (("key", key), ("in_order", "-" if lane is None else lane)):
@@ -113,18 +124,21 @@ class Effects:
         body = msgspec.json.encode(payload, order="deterministic")
         if len(body) > PAYLOAD_MAX_BYTES:
             raise InvalidInput("payload", f"{len(body)} bytes", f"must be at most {PAYLOAD_MAX_BYTES} bytes as JSON")
-        full = reference(self._endpoint, event, key, name)
-        stream, now = self._prefix + name, self._clock.now()
+        return Wanted(event, name, reference(self._endpoint, event, key, name), body,
+                      None if lane is None else reference(self._endpoint, event, lane, name))
+
+    def put(self, tx: Tx, wanted: Wanted) -> None:
+        """In the open transaction. The same key again is the same effect; with another payload it is an alarm, and not sent."""
+        stream, now = self._prefix + wanted.name, self._clock.now()
         try:
-            self._outbox.put(stream, full, body, due=now, lane=None if lane is None else reference(self._endpoint, event, lane, name))
+            self._outbox.put(stream, wanted.key, wanted.body, due=now, lane=wanted.lane)
         except InvalidInput as refused:
             if refused.field != "payload":
                 raise
-            row = tx.one("SELECT payload FROM buttress_outbox WHERE stream = ? AND key = ?", (stream, full))
-            fresh = self._gaps.alarm(tx, "effect", event, full, hashlib.sha256(body).digest(), now, bytes(row[0]) if row else None, body)
-            if fresh:
-                log.warning("an effect key came with another payload", extra={"endpoint": self._endpoint, "effect": name})
-        return full
+            row = tx.one("SELECT payload FROM buttress_outbox WHERE stream = ? AND key = ?", (stream, wanted.key))
+            first = bytes(row[0]) if row else None
+            if self._gaps.alarm(tx, "effect", wanted.event, wanted.key, hashlib.sha256(wanted.body).digest(), now, first, wanted.body):
+                log.warning("an effect key came with another payload", extra={"endpoint": self._endpoint, "effect": wanted.name})
 
     # -- sending
 

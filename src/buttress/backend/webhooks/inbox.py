@@ -274,7 +274,7 @@ class Inbox:
     def _join(self, tx: Tx, received: Received) -> Delivery:
         failpoint("inbox.received")
         event = received.event
-        context = Context(tx, event, self._effects, attempt=1, tied=False)
+        context = Context(tx, event, self._effects, partial(self._effects.put, tx))
         if self._ledger.insert(tx, event, received.at, delivered=True, state="dead" if event.problem else "done"):
             return Delivery(DEAD_LETTER) if event.problem else Delivery(STORED, event, context)
         entry = self._ledger.find(tx, event, lock=True)

@@ -9,12 +9,12 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from inspect import isawaitable
 from typing import Any
 
 from buttress.backend.webhooks.callee import Rejected
-from buttress.backend.webhooks.effects import Effects, backoff_s, check_limit, reason_of
+from buttress.backend.webhooks.effects import Effects, Wanted, backoff_s, check_limit, reason_of
 from buttress.backend.webhooks.event import Event
 from buttress.backend.webhooks.ledger import Held, Ledger
 from buttress.backend.webhooks.ordering import Guard, Place, to_place
@@ -33,23 +33,26 @@ class Context:
     ``tied``: another event of the same version was seen before, and which of them is newer cannot be told from the two.
     """
 
-    __slots__ = ("_effects", "_event", "attempt", "tied", "tx")
+    __slots__ = ("_ask", "_effects", "_event", "attempt", "tied", "tx")
 
-    def __init__(self, tx: Tx, event: Event, effects: Effects, *, attempt: int, tied: bool) -> None:
+    def __init__(self, tx: Tx, event: Event, effects: Effects, ask: Callable[[Wanted], None], *, attempt: int = 1, tied: bool = False) -> None:
         self.tx = tx
         self.attempt = attempt
         self.tied = tied
         self._event = event
         self._effects = effects
+        self._ask = ask
 
     def effect(self, name: str, *, key: str | None = None, payload: Mapping[str, Any] | None = None, in_order: str | None = None) -> str:
-        """Puts an effect for the callee ``name`` into the outbox. Returns the key that the callee will see.
+        """Asks for an effect at the callee ``name``: it goes into the outbox with this commit. Returns the key that the callee will see.
 
         ``key`` defaults to the event's id. A business key (the payment, the invoice) makes two events that tell one fact one
         effect. The same key with another payload is recorded as an alarm and not sent. ``in_order`` names an object whose
         effects reach this callee one after the other, in the order of the commits that asked for them.
         """
-        return self._effects.put(self.tx, self._event, name, self._event.id if key is None else key, dict(payload or {}), in_order)
+        wanted = self._effects.wanted(self._event, name, self._event.id if key is None else key, dict(payload or {}), in_order)
+        self._ask(wanted)
+        return wanted.key
 
 
 Handle = Callable[[Event, Context], object]
@@ -69,13 +72,18 @@ class Handler:
 
 @dataclass
 class _Plan:
-    """One held event with all that is worked out before the transaction: its place, and the state that was read again."""
+    """One held event: what is worked out before the transaction (its place, the state that was read again), and what it asked for."""
 
     held: Held
     handler: Handler | None
     place: Place | None = None
     fresh: Event | None = None
     problem: Exception | None = None
+    asked: list[Wanted] = field(default_factory=list)
+
+    @property
+    def order(self) -> tuple[str, str]:
+        return (self.handler.guard, self.place.object) if self.handler and self.place else ("", "")
 
 
 class Worker:
@@ -109,9 +117,12 @@ class Worker:
             plans.append(self._plan(one))
             if plans[-1].fresh is not None and self._clock.now() > began + self._lease_s / 2:
                 break  # reading states again took long: what is left is given back before its lease runs out
+        # Locks are taken in one order by all workers: guards by object, and the outbox, which they share, last and by name.
         with self._store.transaction() as tx:
-            for plan in plans:
+            for plan in sorted(plans, key=lambda plan: plan.order):
                 self._take(tx, plan)
+            for wanted in sorted((wanted for plan in plans for wanted in plan.asked), key=lambda wanted: wanted.name):
+                self._effects.put(tx, wanted)
             for one in held[len(plans):]:
                 self._ledger.release(tx, one, self._clock.now())
             failpoint("inbox.handled")
@@ -144,6 +155,7 @@ class Worker:
             self._act(tx, plan)
         except Exception as error:
             tx.execute("ROLLBACK TO SAVEPOINT event")
+            plan.asked.clear()
             if getattr(error, "sqlstate", None) in CONFLICTS:
                 self._ledger.release(tx, plan.held, self._clock.now())
             else:
@@ -173,7 +185,8 @@ class Worker:
             tx.execute("ROLLBACK TO SAVEPOINT event")
             self._ledger.release(tx, plan.held, self._clock.now())
             return
-        answer = handler.handle(plan.fresh or event, Context(tx, event, self._effects, attempt=plan.held.attempt, tied=standing == "tied"))
+        context = Context(tx, event, self._effects, plan.asked.append, attempt=plan.held.attempt, tied=standing == "tied")
+        answer = handler.handle(plan.fresh or event, context)
         if isawaitable(answer):
             raise InvalidInput("handler", type(answer).__name__, "must be a plain function: nobody awaits it here")
 

@@ -79,7 +79,7 @@ PROOF = Proof(
         Control("every genuine event is let in", "judged", "genuine_refused", "== 0", kind="positive"),
     ),
     sizes={
-        "quick": Size(events=400, crash_events=16, forged=3, each=1, replies=4, calls=0),
+        "quick": Size(events=300, crash_events=12, forged=3, each=1, replies=2, calls=0),
         "full": Size(events=20_000, crash_events=40, forged=40, each=10, replies=40, calls=20),
     },
     world=outside,
