@@ -291,3 +291,4 @@ def new(wing: str, name: str, constraint: str, root: Path) -> None:
 
     for path in lay_out(root, wing, name, constraint):
         click.echo(f"wrote {path}")
+    click.echo("then: make docs")

@@ -211,7 +211,16 @@ def lay_out(root: Path, wing: str, name: str, constraint: str) -> list[str]:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text.format(**words), encoding="utf-8")
     _add_alias(project, name)
+    _add_wing(project, wing)
     return [str(path.relative_to(root)) for path in files] + ["pyproject.toml"]
+
+
+def _add_wing(project: Path, wing: str) -> None:
+    """A new wing enters the import rules."""
+    text = project.read_text(encoding="utf-8")
+    before, mark, rules = text.partition("[tool.importlinter]")
+    if f'"buttress.{wing}"' not in rules:
+        project.write_text(before + mark + rules.replace('"buttress.backend"', f'"buttress.backend", "buttress.{wing}"'), encoding="utf-8")
 
 
 def _add_alias(project: Path, name: str) -> None:

@@ -25,9 +25,11 @@ README = ROOT / "examples" / "README.md"
 
 # What judges somebody else's receiver. Ours takes no part in that, and would double the time.
 OTHERS = replace(PROOF, subjects=tuple(s for s in PROOF.subjects if s.role == "baseline"))
-# The same scenarios, checkers and claims, on a short workload and with no baseline beside: enough to see through a cheat.
+# The same scenarios, checkers and claims on a short workload, with no baseline beside: enough to see through a cheat.
 SHORT = replace(PROOF, subjects=(), controls=tuple(c for c in PROOF.controls if c.subject == "judged"),
-                sizes={"quick": replace(PROOF.sizes["quick"], events=120, crash_events=12, forged=1, replies=3)})
+                sizes={"quick": replace(PROOF.sizes["quick"], events=120, crash_events=12, forged=1, replies=8)})
+# For what takes seconds to start.
+SLOW = replace(SHORT, sizes={"quick": replace(PROOF.sizes["quick"], replies=2)})
 
 
 @pytest.fixture(autouse=True)

@@ -21,12 +21,11 @@ FORGED = "forged or stale deliveries acted on"
 
 @dataclass(frozen=True)
 class Cheat:
-    """``fails``: the claims that must fail; every other one must not. ``why`` is what the first of them says."""
+    """``fails``: the claims that see through it. ``holds``: those that must still pass, so that nothing else gave it away."""
 
     subject: str
     fails: tuple[str, ...]
-    why: str = r"^[1-9]\d* against == 0$"
-    tool: str = ""
+    holds: tuple[str, ...] = ()
 
 
 def python(name: str) -> str:
@@ -35,25 +34,26 @@ def python(name: str) -> str:
 
 CAUGHT = {
     "acks and does nothing": Cheat(f"cmd:sh {CHEATS}/acks.sh", (CLEAN, DAYS, FAULT, STATES, FORGED)),
-    "acks before it stores": Cheat(python("AcksBeforeStoring"), (FAULT,)),
-    "says 200 before it refuses": Cheat(f"cmd:python {CHEATS}/answers_ahead.py", (CLEAN, DAYS, FAULT, STATES, FORGED)),
-    "admits everybody": Cheat(python("AdmitsEverybody"), (FORGED,)),
-    "answers 200 to the forged": Cheat(python("AnswersEverybody"), (FORGED,)),
-    "remembers an earlier trial": Cheat(python("RemembersElsewhere"), (CLEAN, FAULT, STATES)),
-    "checks, then acts": Cheat(python("ChecksThenActs"), (CLEAN, DAYS, FAULT, STATES)),
-    "forgets after 47 hours": Cheat(python("ForgetsAfter47Hours"), (DAYS, CLEAN)),
-    "takes orders as they come": Cheat(python("TakesOrdersAsTheyCome"), (STATES,)),
-    "names effects after events": Cheat(python("NamesEffectsAfterEvents"), (CLEAN, DAYS)),
-    "sends again in doubt": Cheat(python("SendsAgainInDoubt"), (FAULT,)),
+    "acks before it stores": Cheat(python("AcksBeforeStoring"), (FAULT,), (CLEAN, DAYS, FORGED)),
+    "says 200 before it refuses": Cheat(f"cmd:python {CHEATS}/answers_ahead.py", (CLEAN, DAYS, STATES)),
+    "admits everybody": Cheat(python("AdmitsEverybody"), (FORGED,), (CLEAN, DAYS, FAULT, STATES)),
+    "answers 200 to the forged": Cheat(python("AnswersEverybody"), (FORGED,), (CLEAN, DAYS, FAULT, STATES)),
+    "remembers an earlier trial": Cheat(python("RemembersElsewhere"), (CLEAN, FAULT, STATES), (DAYS, FORGED)),
+    "checks, then acts": Cheat(python("ChecksThenActs"), (CLEAN, DAYS), (FORGED,)),
+    "forgets after 47 hours": Cheat(python("ForgetsAfter47Hours"), (DAYS,), (FAULT, STATES, FORGED)),
+    "takes orders as they come": Cheat(python("TakesOrdersAsTheyCome"), (STATES,), (CLEAN, DAYS, FAULT, FORGED)),
+    "names effects after events": Cheat(python("NamesEffectsAfterEvents"), (CLEAN, DAYS), (STATES, FORGED)),
+    "sends again in doubt": Cheat(python("SendsAgainInDoubt"), (FAULT,), (CLEAN, DAYS, STATES, FORGED)),
 }
 
 
 @pytest.mark.parametrize("cheat", CAUGHT.values(), ids=CAUGHT)
 def test_a_cheat_is_caught_by_the_claim_that_is_about_it(cheat, buttress):
     ran = buttress("prove", "webhooks", "--subject", cheat.subject, "--json", proof=SHORT)
-    failed = {name for name, verdict in ran.verdicts().items() if verdict == "fail"}
-    assert failed == set(cheat.fails), [(c["name"], c["verdict"], c["why"]) for c in ran.result["claims"]]
-    assert re.search(cheat.why, ran.claim(cheat.fails[0])["why"])
+    found = {c["name"]: (c["verdict"], c["why"]) for c in ran.result["claims"]}
+    assert {name: found[name][0] for name in (*cheat.fails, *cheat.holds)} == {
+        **dict.fromkeys(cheat.fails, "fail"), **dict.fromkeys(cheat.holds, "pass")}, found
+    assert all(re.fullmatch(r"[1-9]\d* against == 0", found[name][1]) for name in cheat.fails), found
     assert (ran.code, ran.result["verdict"]) == (1, "fail")
 
 

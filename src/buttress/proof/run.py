@@ -410,7 +410,8 @@ def _figures(proof: Proof, histories: Mapping[str, History], errors: list[str]) 
         except Exception as error:
             errors.append(f"figure {figure.name}: {type(error).__name__}: {error}")
             continue
-        figures.append({"name": figure.name, "kind": figure.kind, "title": figure.title, "caption": figure.caption, "points": points})
+        figures.append({"name": figure.name, "kind": figure.kind, "title": figure.title, "caption": figure.caption, "points": points,
+                        "findings": dict(figure.findings)})
     return figures
 
 

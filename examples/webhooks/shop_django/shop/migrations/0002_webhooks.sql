@@ -21,6 +21,8 @@ CREATE TABLE buttress_webhooks_alarm (
 CREATE TABLE buttress_webhooks_doubt (
              endpoint TEXT NOT NULL, effect TEXT NOT NULL, key TEXT NOT NULL, fence BIGINT NOT NULL, seen DOUBLE PRECISION NOT NULL,
              outcome TEXT NOT NULL, reason TEXT NOT NULL, resolved DOUBLE PRECISION, PRIMARY KEY (endpoint, effect, key, fence));
+CREATE TABLE buttress_webhooks_trying (
+             endpoint TEXT NOT NULL, effect TEXT NOT NULL, key TEXT NOT NULL, since DOUBLE PRECISION NOT NULL, PRIMARY KEY (endpoint, effect, key));
 INSERT INTO buttress_schema (name, version) VALUES ('webhooks', 1) ON CONFLICT DO NOTHING;
 
 CREATE TABLE IF NOT EXISTS buttress_schema (name TEXT PRIMARY KEY, version INTEGER NOT NULL);

@@ -89,7 +89,7 @@ PROOF = Proof(
     from_url=at_url,
     findings={
         "pass": "Nothing doubled, nothing lost: not in 72 hours, not on day 10, not at any of the faults.",
-        "fail": "Doubled or lost: {wrong} effects in 72 hours, {wrong_under_faults} under faults.",
+        "fail": "Not once each: {wrong} effects doubled or lost over 72 hours, {wrong_under_faults} under faults, {diverged} orders wrong, {forged} forgeries taken.",
         "unknown": "{wrong} effects doubled or lost over 72 hours, {wrong_under_faults} under faults; not all of it could be told.",
     },
     figures=(
