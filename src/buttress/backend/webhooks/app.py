@@ -103,15 +103,16 @@ class App:
             return
         if scope["type"] != "http":
             return
-        endpoint = self._endpoints.get(scope["path"])
+        path = scope["path"].removeprefix(scope.get("root_path", ""))  # ASGI: the path includes where the app is mounted
+        endpoint = self._endpoints.get(path)
         if endpoint is not None:
             if scope["method"] == "POST":
                 await endpoint(scope, receive, send)
             else:
                 await _respond(send, 405, b'{"code":"method"}', [(b"allow", b"POST")])
-        elif scope["path"] == "/healthz" and scope["method"] in ("GET", "HEAD"):
+        elif path == "/healthz" and scope["method"] in ("GET", "HEAD"):
             await self._health(send)
-        elif scope["path"] == "/metrics" and scope["method"] == "GET":
+        elif path == "/metrics" and scope["method"] == "GET":
             await self._metrics(scope, send)
         else:
             await _respond(send, 404, b'{"code":"no_such_endpoint"}')
