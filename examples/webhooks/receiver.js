@@ -46,7 +46,7 @@ const port = {
     return [...effects.values()].some(({ state }) => state !== "done") ? now() + 60 : null;
   },
 };
-require("readline").createInterface({ input: process.stdin }).on("line", async (line) => {
+require("readline").createInterface({ input: process.stdin }).on("close", () => process.exit()).on("line", async (line) => {
   const { call, args, id } = JSON.parse(line);
   const answer = await (async () => ({ ok: call === "hello" ? Object.keys(port) : await port[call](args) }))().catch((error) => ({ err: String(error) }));
   console.log(JSON.stringify({ ...answer, id }));

@@ -25,11 +25,11 @@ README = ROOT / "examples" / "README.md"
 
 # What judges somebody else's receiver. Ours takes no part in that, and would double the time.
 OTHERS = replace(PROOF, subjects=tuple(s for s in PROOF.subjects if s.role == "baseline"))
-# The same scenarios, checkers and claims on a short workload, with no baseline beside: enough to see through a cheat.
-SHORT = replace(PROOF, subjects=(), controls=tuple(c for c in PROOF.controls if c.subject == "judged"),
-                sizes={"quick": replace(PROOF.sizes["quick"], events=120, crash_events=12, forged=1, replies=8)})
-# For what takes seconds to start.
-SLOW = replace(SHORT, sizes={"quick": replace(PROOF.sizes["quick"], replies=2)})
+# As it is, with no baseline beside: what is seen of a cheat needs none.
+ALONE = replace(PROOF, subjects=(), controls=tuple(c for c in PROOF.controls if c.subject == "judged"))
+# A short workload; and a kill after each of its replies.
+SHORT = replace(ALONE, sizes={"quick": replace(PROOF.sizes["quick"], events=120, crash_events=12, forged=1, replies=2)})
+EVERY = replace(ALONE, sizes={"quick": replace(PROOF.sizes["quick"], events=40, crash_events=12, forged=1, replies=0)})
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import SHORT
+from buttress.proof import Proof
+
+from .conftest import ALONE, EVERY, SHORT
 
 CHEATS = Path(__file__).with_name("cheats")
 CLEAN = "effects doubled or lost when nothing breaks"
@@ -26,6 +28,7 @@ class Cheat:
     subject: str
     fails: tuple[str, ...]
     holds: tuple[str, ...] = ()
+    proof: Proof = SHORT
 
 
 def python(name: str) -> str:
@@ -34,11 +37,11 @@ def python(name: str) -> str:
 
 CAUGHT = {
     "acks and does nothing": Cheat(f"cmd:sh {CHEATS}/acks.sh", (CLEAN, DAYS, FAULT, STATES, FORGED)),
-    "acks before it stores": Cheat(python("AcksBeforeStoring"), (FAULT,), (CLEAN, DAYS, FORGED)),
+    "acks before it stores": Cheat(python("AcksBeforeStoring"), (FAULT,), (CLEAN, DAYS, FORGED), EVERY),
     "says 200 before it refuses": Cheat(f"cmd:python {CHEATS}/answers_ahead.py", (CLEAN, DAYS, STATES)),
     "admits everybody": Cheat(python("AdmitsEverybody"), (FORGED,), (CLEAN, DAYS, FAULT, STATES)),
     "answers 200 to the forged": Cheat(python("AnswersEverybody"), (FORGED,), (CLEAN, DAYS, FAULT, STATES)),
-    "remembers an earlier trial": Cheat(python("RemembersElsewhere"), (CLEAN, FAULT, STATES), (DAYS, FORGED)),
+    "remembers an earlier trial": Cheat(python("RemembersElsewhere"), (CLEAN, FAULT, STATES)),
     "checks, then acts": Cheat(python("ChecksThenActs"), (CLEAN, DAYS), (FORGED,)),
     "forgets after 47 hours": Cheat(python("ForgetsAfter47Hours"), (DAYS,), (FAULT, STATES, FORGED)),
     "takes orders as they come": Cheat(python("TakesOrdersAsTheyCome"), (STATES,), (CLEAN, DAYS, FAULT, FORGED)),
@@ -49,12 +52,18 @@ CAUGHT = {
 
 @pytest.mark.parametrize("cheat", CAUGHT.values(), ids=CAUGHT)
 def test_a_cheat_is_caught_by_the_claim_that_is_about_it(cheat, buttress):
-    ran = buttress("prove", "webhooks", "--subject", cheat.subject, "--json", proof=SHORT)
+    ran = buttress("prove", "webhooks", "--subject", cheat.subject, "--json", proof=cheat.proof)
     found = {c["name"]: (c["verdict"], c["why"]) for c in ran.result["claims"]}
     assert {name: found[name][0] for name in (*cheat.fails, *cheat.holds)} == {
         **dict.fromkeys(cheat.fails, "fail"), **dict.fromkeys(cheat.holds, "pass")}, found
     assert all(re.fullmatch(r"[1-9]\d* against == 0", found[name][1]) for name in cheat.fails), found
     assert (ran.code, ran.result["verdict"]) == (1, "fail")
+
+
+@pytest.mark.xfail(strict=True, reason="quick kills after two replies of any call: it seldom meets an event that nobody sends again")
+def test_quick_as_it_is_sees_through_one_that_acks_before_it_stores(buttress):
+    ran = buttress("prove", "webhooks", "--subject", python("AcksBeforeStoring"), "--json", proof=ALONE)
+    assert ran.verdicts()[FAULT] == "fail"
 
 
 def test_one_that_dies_in_its_factory_is_unknown_and_says_why(buttress):

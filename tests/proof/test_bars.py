@@ -19,6 +19,7 @@ singles = st.builds("{} {}".format, signs, plain)
 ranges = st.tuples(plain, plain).map(sorted).map(lambda pair: f"{pair[0]}..{pair[1]}")
 bars = singles | ranges
 numbers = st.floats(-1e9, 1e9)
+any_number = st.sampled_from([0.0, 1.0, 2.0, math.nan, math.inf, -math.inf])
 intervals = st.tuples(numbers, numbers).map(sorted)
 
 
@@ -92,40 +93,26 @@ def test_what_was_not_measured_passes_no_bar(text):
         assert why
 
 
-@pytest.mark.parametrize("limits", [(math.nan, math.nan), (0.0, math.nan), (math.nan, 2.0)])
-@pytest.mark.parametrize("bar", ["== 1", ">= 0", "<= 5", "< 5", "> 0", "0..5", "== 7", ">= 7"])
-def test_limits_that_are_no_numbers_pass_no_bar(limits, bar):
-    assert judge(Estimate(1.0, *limits), bar)[0] != "pass"
+@given(bars, st.tuples(any_number, any_number, any_number).filter(lambda three: not all(map(math.isfinite, three))))
+def test_what_is_not_finite_neither_passes_nor_fails_a_bar(text, value_and_limits):
+    """The result shows it as null, which means not measured: nobody knows."""
+    assert judge(Estimate(*value_and_limits), text) == ("unknown", "the value is not a finite number")
 
 
-@pytest.mark.xfail(strict=True, reason="an interval with a NaN limit is judged fail for one-sided bars: nobody knows, so it is unknown")
-@pytest.mark.parametrize("limits", [(math.nan, math.nan), (math.nan, 2.0)])
-@pytest.mark.parametrize("bar", [">= 7", "> 7"])
-def test_limits_that_are_no_numbers_fail_no_bar(limits, bar):
-    assert judge(Estimate(1.0, *limits), bar)[0] == "unknown"
+@given(bars, st.sampled_from([math.nan, math.inf, -math.inf]))
+def test_a_point_that_is_not_finite_neither_passes_nor_fails_a_bar(text, value):
+    assert judge(value, text)[0] == "unknown"
 
 
-@pytest.mark.xfail(strict=True, reason="an infinite value passes a bar, while the result shows it as null, which means not measured")
-def test_an_infinite_value_is_no_measurement():
-    assert judge(math.inf, ">= 10")[0] == "unknown"
-
-
-@given(st.floats(0, 1e6), st.floats(0, 1e6), st.floats(1e-6, 1e6), st.floats(1e-6, 1e6), st.floats(0, 1), st.floats(0, 1))
+@given(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6), st.floats(1e-6, 1e6), st.floats(1e-6, 1e6), st.floats(0, 1), st.floats(0, 1))
 def test_a_ratio_holds_every_quotient_of_its_two_intervals(a, b, c, d, at_ours, at_theirs):
     (a, b), (c, d) = sorted((a, b)), sorted((c, d))
     found = ratio(Estimate((a + b) / 2, a, b, 9), Estimate((c + d) / 2, c, d, 7))
     assert isinstance(found, Estimate)
     quotient = (a + at_ours * (b - a)) / (c + at_theirs * (d - c))
-    assert found.low <= quotient * (1 + 1e-9)
-    assert found.high >= quotient * (1 - 1e-9)
+    slack = 1e-9 * max(abs(a), abs(b)) / c
+    assert found.low - slack <= quotient <= found.high + slack
     assert found.n == 7
-
-
-@pytest.mark.xfail(strict=True, reason="the interval of a ratio is taken from the wrong corners when ours is below zero")
-def test_a_ratio_of_a_negative_measure_holds_every_quotient():
-    found = ratio(Estimate(-1.5, -2.0, -1.0), Estimate(1.5, 1.0, 2.0))
-    assert isinstance(found, Estimate)
-    assert (found.low, found.high) == (-2.0, -0.5)
 
 
 @given(st.integers(0, 400), st.integers(1, 400))

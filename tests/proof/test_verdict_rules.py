@@ -38,9 +38,10 @@ class Known:
     unhit: tuple[str, ...] = ()
     absent: str = ""
     hosted: str = "in-process"
+    armed: Mapping[str, int] = field(default_factory=dict)
 
     def of(self, v: Any) -> Any:
-        return v.Evidence({**self.measures, **self.races}, frozenset(self.races), self.missing, self.voids, self.unhit, self.absent, self.hosted)
+        return v.Evidence({**self.measures, **self.races}, frozenset(self.races), self.missing, self.voids, self.unhit, self.absent, self.hosted, self.armed)
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ ASLEEP = Control("naive fails", "naive", "wrong", "> 10")
 GENUINE = Control("genuine let in", "judged", "admitted", "== 10", "positive")
 REFERENCE = Control("reference admits", "naive", "admitted", "== 10", "positive")
 RACED = {"cpu_s over naive": FASTER, "cpu_s": FASTER}
+CRASHED = replace(CORRECT, needs=("virtual", "crash"))
 
 TABLE: dict[str, list[Row]] = {
     "deferred": [
@@ -88,10 +90,16 @@ TABLE: dict[str, list[Row]] = {
     ],
     "needs": [
         Row("a capability that is missing", "unknown", "^needs crash: no signals here$", Known({"wrong": ROWS}, missing={"crash": "no signals here"}),
-            Claim("c", "wrong", "== 0", "rows", needs=("virtual", "crash"))),
-        Row("a capability that is missing, and it failed", "unknown", "^needs crash", Known({"wrong": 3}, missing={"crash": "no signals here"}),
-            Claim("c", "wrong", "== 0", "rows", needs=("crash",))),
+            CRASHED),
+        Row("a capability that is missing, and it failed", "unknown", "^needs crash", Known({"wrong": 3}, missing={"crash": "no signals here"}), CRASHED),
         Row("a missing capability that the claim does not need", "pass", "", Known({"wrong": ROWS}, missing={"redis": "none"})),
+    ],
+    "armed": [
+        Row("not one case of its need", "unknown", "^needs crash: no case of it could be armed$", Known({"wrong": ROWS}, armed={"crash": 0}), CRASHED),
+        Row("not one case of its need, and it failed", "unknown", "no case of it could be armed$", Known({"wrong": 3}, armed={"crash": 0}), CRASHED),
+        Row("a case of its need", "pass", "", Known({"wrong": ROWS}, armed={"crash": 1}), CRASHED),
+        Row("not one case of a need that is another claim's", "pass", "", Known({"wrong": ROWS}, armed={"crash": 1, "pause": 0}), CRASHED),
+        Row("a need that no fault shows", "pass", "", Known({"wrong": ROWS}), CRASHED),
     ],
     "interval": [
         Row("on the bad side", "fail", "^3 against == 0$", Known({"wrong": Estimate(3.0, n=10)})),
@@ -103,13 +111,16 @@ TABLE: dict[str, list[Row]] = {
         Row("sampled zero is no zero", "unknown", "more samples", Known({"wrong": Estimate(0.0, 0.0, 0.004, 1000)})),
         Row("not measured", "unknown", "^it was not measured$", Known()),
         Row("unmeasured says why", "unknown", "^13 of 13 were inconclusive$", Known({"wrong": Unmeasured("13 of 13 were inconclusive")})),
-        Row("not a number", "unknown", "^the value is not a number$", Known({"wrong": math.nan})),
+        Row("not a number", "unknown", "^the value is not a finite number$", Known({"wrong": math.nan})),
+        Row("without end, on the good side", "unknown", "^the value is not a finite number$", Known({"wrong": math.inf}), bar(">= 1")),
+        Row("a limit without end", "unknown", "^the value is not a finite number$", Known({"wrong": Estimate(0.2, 0.1, math.inf, 9)}), bar(">= 0.1")),
         Row("zero of nothing", "unknown", "^nothing was tried$", Known({"wrong": Estimate(0.0, n=0)})),
         Row("nothing found of nothing, above a bar", "unknown", "^nothing was tried$", Known({"wrong": Estimate(0.0, n=0)}), bar(">= 1")),
     ],
     "void": [
         Row("a pass that rests on void trials", "unknown", r"^2 trials were void: steady · clean: OSError$", Known({"wrong": ROWS}, voids=("steady · clean: OSError", "b"))),
         Row("a failure stands beside void trials", "fail", "^1 against", Known({"wrong": 1}, voids=("steady",))),
+        Row("what is unknown anyway names its void trials too", "unknown", "^it was not measured; 2 trials were void: steady$", Known(voids=("steady", "b"))),
         Row("a race does not rest on the trials", "pass", "", Known({"wrong": ROWS}, RACED, voids=("steady",)), Claim("s", "cpu_s", "<= 1.5", "s")),
     ],
     "hit": [

@@ -9,10 +9,11 @@ import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from operator import methodcaller
 from pathlib import Path
 from typing import Any, Protocol
 
-from buttress.proof import Claim, Control, Env, Estimate, History, Proof, Race, Scenario, Subject, SubjectDied, Trial
+from buttress.proof import Claim, Control, Env, Estimate, History, Proof, Race, Scenario, Subject, Trial
 from buttress.proof.contract import Measured
 from buttress.proof.faults import Crash
 from buttress.proof.verdict import count
@@ -109,22 +110,18 @@ def fetched(url: str) -> str:
 
 
 def drive(trial: Trial) -> None:
-    site = trial.open()
+    trial.open()
     for number in range(trial.size.edits):
         text = f"edition {number} of {trial.rng.randrange(10**6)}"
-        for _ in range(3):  # killed at most once a trial
-            try:
-                site.edit(text=text)
-                break
-            except SubjectDied:
-                site = trial.restart()
-        for _ in range(3):
-            try:
-                page = fetched(site.serve())
-                break
-            except (SubjectDied, OSError):  # killed after its answer: the address is dead
-                site = trial.restart()
-        trial.record("fact", edit=number, right=page == rendered(text))
+        trial.surely(methodcaller("edit", text=text))
+        trial.record("fact", edit=number, right=trial.surely(looked_at) == rendered(text))
+
+
+def looked_at(site: Site) -> str:
+    try:
+        return fetched(site.serve())
+    except OSError:  # killed after its answer, so that the address is dead: asked again, it says so
+        return fetched(site.serve())
 
 
 def shown(history: History) -> Mapping[str, Measured]:

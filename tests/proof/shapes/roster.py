@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from buttress.proof import Subject
+from buttress.proof.faults import CrashAtCall
 
 from . import batch, detector, document, page, service, simulation, verifier
 from .cheat import Cheat, Shape, Stranger, command, lacking, python
 
 ENDED = "trials were void: crash · kill -9 after reply 1: SubjectBroken: yours ended by itself"
 AGAINST = "against == 0"
+KILLED_AT_SYNCS = replace(service.PROOF, scenarios=(replace(service.PROOF.scenarios[0], faults=(CrashAtCall("sync", 2),)),), controls=())
 
 SERVICE = Shape(
     service.PROOF, bad="naive", fails="nothing doubled", lacks=python("service.py", "Deaf"), without="served",
@@ -33,6 +35,10 @@ SERVICE = Shape(
         Cheat("feigns a crash", python("service.py", "Feigning"), "nothing lost", "unknown", "void", ENDED + r" \(signal 9\)"),
         Cheat("hangs", command("python", "service_hangs.py"), "nothing lost", "unknown", "void", "did not answer in time", slow=True),
         Cheat("shows its failpoints once", python("service.py", "Shy"), "nothing lost", "unknown", "hit", "did not hit: crash: kill -9 at shown once"),
+        Cheat("is killed at its syncs, and never syncs", python("service.py", "Honest"), "nothing lost", "unknown", "armed", "^needs crash: no case of it could be armed$",
+              proof=KILLED_AT_SYNCS, tool="strace"),
+        Cheat("is killed at its syncs, where nothing can trace it", python("service.py", "Honest"), "nothing lost", "unknown", "armed", "^needs crash: no case of it could be armed$",
+              proof=KILLED_AT_SYNCS, probe=lacking("strace")),
         Cheat("a machine that cannot kill", "", "nothing lost", "unknown", "needs", "^needs crash: there is no crash here", probe=lacking("crash")),
         Cheat("a baseline that does not fail", "", "nothing lost", "unknown", "negative control", "'asking again doubles' is asleep",
               proof=replace(service.PROOF, subjects=(Subject("naive", f"{service.__file__}:good", "baseline"), service.PROOF.subjects[1]))),
@@ -78,7 +84,8 @@ SIMULATION = Shape(
         Cheat("boasts", python("simulation.py", "Boasting"), "bricked", "fail", "interval", AGAINST),
         Cheat("remembers what it planned", python("simulation.py", "Remembering"), "bricked", "fail", "interval", AGAINST),
         Cheat("never updates", python("simulation.py", "Idle"), "bricked", "unknown", "positive control, judged", "'updates arrive' is asleep"),
-        Cheat("writes outside of the flash", python("simulation.py", "Outside"), "bricked", "unknown", "nothing was tried", "^nothing was tried$"),
+        Cheat("writes outside of the flash", python("simulation.py", "Outside"), "bricked", "unknown", "nothing was tried",
+              "^nothing was tried; 1 trials were void: every cut · clean: ValueError: a write of 1 at 64"),
     ),
 )
 
@@ -124,7 +131,7 @@ PAGE = Shape(
         Cheat("serves nothing where it is only timed", python("page.py", "Sprinting"), "CPU over rendering", "unknown", "not measured", "was not measured$"),
         Cheat("forgets in a crash", python("page.py", "Forgetful"), "edits lost in a crash", "fail", "interval", AGAINST),
         Cheat("runs already, where nothing can kill it", "served", "edits lost in a crash", "unknown", "needs", "^needs crash: a service that runs already"),
-        Cheat("runs already, elsewhere", "served", "CPU over rendering", "unknown", "hosted alike", "yours is hosted url, naive in-process"),
+        Cheat("runs already, elsewhere", "served", "CPU over rendering", "unknown", "hosted alike", "yours is hosted url, naive line"),
         Cheat("dies in its factory", python("page.py", "Unbound"), "stale pages", "unknown", "absent", "did not start: OSError: address already in use"),
     ),
 )

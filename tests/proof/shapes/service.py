@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import methodcaller
 from typing import Protocol
 
 from buttress.kernel.failpoint import failpoint
-from buttress.proof import Claim, Control, Env, History, Proof, Scenario, Subject, SubjectDied, Trial, Unmeasured
+from buttress.proof import Claim, Control, Env, History, Proof, Scenario, Subject, Trial, Unmeasured
 from buttress.proof.contract import Measured
 from buttress.proof.faults import Crash
 from buttress.proof.verdict import count
@@ -48,20 +49,11 @@ class Size:
 
 
 def drive(trial: Trial) -> None:
-    desk = trial.open()
+    trial.open()
     due = [f"order-{number}" for number in range(trial.size.orders)]
     for order in due:
-        while True:
-            try:
-                desk.take(order=order)
-                break
-            except SubjectDied:
-                desk = trial.restart()
-    try:
-        served = desk.served()
-    except SubjectDied:
-        served = trial.restart().served()
-    trial.record("fact", due=due, served=served)
+        trial.surely(methodcaller("take", order=order))
+    trial.record("fact", due=due, served=trial.surely(methodcaller("served")))
 
 
 def kept(history: History) -> Mapping[str, Measured]:

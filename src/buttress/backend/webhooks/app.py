@@ -366,7 +366,7 @@ class _Meters:
 class JsonLines(logging.Formatter):
     """A log record as one JSON object: time, level, message, and the fields that were passed as ``extra``."""
 
-    _OWN = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+    _OWN = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName", "color_message"}
 
     def format(self, record: logging.LogRecord) -> str:
         fields = {name: value for name, value in record.__dict__.items() if name not in self._OWN}

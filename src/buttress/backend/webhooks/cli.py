@@ -94,7 +94,7 @@ def make_verifier(scheme: str, variables: tuple[str, ...], tolerance_s: float = 
 @click.option("--scheme", type=click.Choice(SCHEMES), default="standard", show_default=True, help="Without a target: who signs.")
 @click.option("--secret-env", "variables", multiple=True, metavar="NAME", help="A variable that holds an active secret (may be repeated).")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Another address only behind TLS.")
-@click.option("--port", type=click.IntRange(1, 65_535), default=8100, show_default=True)
+@click.option("--port", type=click.IntRange(1, 65_535), default=8100, show_default=True, help="Where to listen.")
 @click.option("--metrics-token-env", metavar="NAME", help="A variable that holds the bearer credential of /metrics.")
 @click.option("--receive-only", is_flag=True, help="No handlers, no effects: another process does the work.")
 def serve(target: str | None, place: str | None, endpoint: str, scheme: str, variables: tuple[str, ...], host: str, port: int,
@@ -145,11 +145,11 @@ def _load(target: str) -> Any:
 
 
 @cli.command()
-@click.option("--scheme", type=click.Choice(SCHEMES), default="standard", show_default=True)
+@click.option("--scheme", type=click.Choice(SCHEMES), default="standard", show_default=True, help="Who signed.")
 @click.option("--secret-env", "variables", multiple=True, metavar="NAME", help="A variable that holds an active secret (may be repeated).")
 @click.option("-H", "--header", "headers", multiple=True, metavar="'NAME: VALUE'", help="A header of the delivery (may be repeated).")
 @click.option("--at", type=float, metavar="EPOCH", help="Judge as of that time, in seconds since the epoch (default: now).")
-@click.option("--tolerance", type=float, default=300, show_default=True, metavar="S")
+@click.option("--tolerance", type=float, default=300, show_default=True, metavar="S", help="How far the signed time may be off, either way.")
 @click.argument("body", type=click.File("rb"))
 def verify(scheme: str, variables: tuple[str, ...], headers: tuple[str, ...], at: float | None, tolerance: float, body: IO[bytes]) -> None:
     """Is this delivery genuine? BODY is a file with the raw bytes, or - for stdin. Exit 0 genuine, 1 refused."""
@@ -242,7 +242,7 @@ def dlq() -> None:
 
 @dlq.command("list")
 @store_options
-@click.option("--limit", type=click.IntRange(1, 100_000), default=100, show_default=True)
+@click.option("--limit", type=click.IntRange(1, 100_000), default=100, show_default=True, help="How many at most.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 def dlq_list(place: str, endpoint: str, limit: int, as_json: bool) -> None:
     """Lists them, oldest first, without payloads."""
@@ -322,7 +322,7 @@ def _since(text: str, now: float) -> float:
 
 
 @cli.command()
-@click.option("--dialect", type=click.Choice(["postgres", "sqlite"]), default="postgres", show_default=True)
+@click.option("--dialect", type=click.Choice(["postgres", "sqlite"]), default="postgres", show_default=True, help="Whose types.")
 def schema(dialect: Any) -> None:
     """The SQL of the tables. In Postgres nothing is created unasked: run it there before the first start."""
     from buttress.backend.webhooks.inbox import SCHEMAS

@@ -303,8 +303,10 @@ class Effects:
         except Stale:  # taken again meanwhile: its new holder finds by the key what became of it
             log.warning("a sender outlived its lease", extra={"endpoint": self._endpoint})
             return
-        if isinstance(verdict, Dead):
-            log.error("an effect was given up", extra={"endpoint": self._endpoint, "effect": self._name(message.stream), "reason": verdict.error})
+        if not isinstance(verdict, Sent):
+            level, what = (logging.ERROR, "an effect was given up") if isinstance(verdict, Dead) else (logging.INFO, "an effect will be tried again")
+            log.log(level, what, extra={"endpoint": self._endpoint, "effect": self._name(message.stream), "attempt": message.attempt,
+                                        "reason": verdict.error})
 
     def _later(self, message: Message, reason: str, after_s: float | None, doubted: bool | None) -> Verdict:
         if message.attempt >= self._max_attempts:

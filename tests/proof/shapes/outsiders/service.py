@@ -88,17 +88,13 @@ class Stillborn:
 
 
 class Later(Honest):
-    """Behaves in its first trial, so that all is well there, and not in the trials after it."""
-
-    def __init__(self, env):
-        super().__init__(env)
-        first = pathlib.Path(env.dir).parents[1] / f"first-{type(self).__name__}"
-        if not first.exists():
-            first.write_text(env.dir)
-        self.later = first.read_text() != env.dir
+    """Behaves in the first trial in which it is asked for something, so that all is well there, and not in those after it."""
 
     def take(self, order):
-        if self.later and order == "order-2":
+        first = pathlib.Path(self.env.dir).parents[1] / f"first-{type(self).__name__}"
+        if not first.exists():
+            first.write_text(self.env.dir)
+        if order == "order-2" and first.read_text() != self.env.dir:
             self.misbehave()
         return super().take(order)
 

@@ -9,8 +9,6 @@ import threading
 folder = pathlib.Path(os.environ["BUTTRESS_DIR"])
 book, first, hung = folder / "book", folder.parents[1] / "first", folder.parents[1] / "hung"
 book.touch()
-if not first.exists():
-    first.write_text(str(folder))
 for line in sys.stdin:
     request = json.loads(line)
     answer = None
@@ -18,6 +16,8 @@ for line in sys.stdin:
         answer = ["take", "served"]
     elif request["call"] == "take":
         order = request["args"]["order"]
+        if not first.exists():
+            first.write_text(str(folder))
         if order == "order-1" and first.read_text() != str(folder) and not hung.exists():
             hung.touch()
             threading.Event().wait()
