@@ -102,10 +102,13 @@ _shared: list[Postgres] = []
 
 
 def shared_postgres() -> Postgres:
-    """One server for this whole process, started at the first call and ended with the process; take a ``database()`` of it."""
+    """One server for this whole process, started at the first call and ended with the process; take a ``database()`` of it.
+
+    Not durable: a kill of its client says nothing about its disk, and nobody here cuts its power.
+    """
     if not _shared:
         stack = contextlib.ExitStack()
-        _shared.append(stack.enter_context(postgres()))
+        _shared.append(stack.enter_context(postgres(durable=False)))
         atexit.register(stack.close)
     return _shared[0]
 
