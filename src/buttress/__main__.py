@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import traceback
 
 USAGE, BROKEN = 64, 70
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -15,6 +20,7 @@ def main(argv: list[str] | None = None) -> None:
     from buttress.cli import cli
     from buttress.kernel.errors import ButtressError
 
+    signal.signal(signal.SIGTERM, _interrupt)  # so that what was started is ended
     code = BROKEN
     try:
         result = cli.main(args=argv, prog_name="buttress", standalone_mode=False)

@@ -154,6 +154,13 @@ def prove(ctx: click.Context, /, names: tuple[str, ...], everything: bool, budge
 
     if everything == bool(names):
         raise click.UsageError("name one system or more, or --all")
+    alone = [key for key in ("subject", "url", "start", "claims", "peers", "accept", "label", "no_races", "world_port") if options[key]]
+    if everything and alone:
+        raise click.UsageError(f"--all takes every system as it is: without --{alone[0].replace('_', '-').removesuffix('s')}")
+    if budget is not None and (not everything or budget <= 0):
+        raise click.UsageError("--budget goes with --all, and is above 0 seconds")
+    if junit is not None and not junit.parent.is_dir():
+        raise click.UsageError(f"--junit: no folder {junit.parent}")
     if everything:
         from buttress.index import systems
 
@@ -242,10 +249,10 @@ def race(ctx: click.Context, name: str, peers: tuple[str, ...], laps: int, scale
 @click.argument("names", nargs=-1)
 def report(names: tuple[str, ...], out: Path | None) -> None:
     """Joins the stored results into one page."""
-    from buttress.index import systems
+    from buttress.index import system, systems
     from buttress.proof import session
 
-    chosen = list(names) or [s.name for s in systems()]
+    chosen = [system(name).name for name in names] or [s.name for s in systems()]
     click.echo(str(session.report(chosen, out)))
 
 

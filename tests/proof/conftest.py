@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -25,7 +26,7 @@ settings.load_profile("proof")
 
 
 @pytest.fixture(autouse=True)
-def _machine_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _machine_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Locks, state and temporary files of a test are its own: tests in parallel neither wait for each other nor meet."""
     own = tmp_path / "machine"
     own.mkdir()
@@ -33,6 +34,9 @@ def _machine_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("TMPDIR", str(own))
     monkeypatch.setenv("BUTTRESS_STATE", str(tmp_path / "buttress-state"))
     monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
+    before = signal.getsignal(signal.SIGTERM)  # the command line takes it for itself
+    yield
+    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture
@@ -52,8 +56,6 @@ def small_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
     """A subject has a second and a half to answer."""
     monkeypatch.setattr(process, "CALL_TIMEOUT_S", 1.5)
     monkeypatch.setattr(process, "START_TIMEOUT_S", 5.0)
-    for bound in (process.SubjectProcess.call, process.SubjectProcess.together, process.SubjectProcess.finish_paused):
-        monkeypatch.setattr(bound, "__defaults__", tuple(1.5 if d == 30.0 else d for d in bound.__defaults__ or ()) or None)
 
 
 @pytest.fixture

@@ -65,10 +65,10 @@ def copy(module: ModuleType = verdict) -> ModuleType:
     return _executed(ast.parse(_source(module)), "nothing", module)
 
 
-def rejudge(module: Any, proof: Any, outcome: run.Outcome, scale: str = "quick") -> dict[str, Any]:
+def rejudge(module: Any, outcome: run.Outcome, scale: str = "quick") -> dict[str, Any]:
     """The claims of a finished run, judged again by another verdict module."""
-    controls = module.judge_controls(proof.controls, outcome.evidence, outcome.judged, scale)
-    claims = module.judge_claims(list(proof.claims), controls, outcome.evidence, outcome.judged, scale)
+    controls = module.judge_controls([state.control for state in outcome.controls], outcome.evidence, outcome.judged, scale)
+    claims = module.judge_claims([judged.claim for judged in outcome.claims], controls, outcome.evidence, outcome.judged, scale)
     return {judged.claim.name: judged for judged in claims}
 
 

@@ -86,13 +86,14 @@ class Echo:
             pass
         return time.process_time()
 
-    def child(self, *, burn=0.0, own_group=False):
+    def child(self, *, burn=0.0, own_group=False, orphan=False):
         """Starts a process that ends neither at the end of its input nor at SIGTERM. Returns its pid when it is ready."""
-        code = (f"import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nuntil = time.process_time() + {burn!r}\n"
-                "while time.process_time() < until: pass\nprint('ready', flush=True)\nsignal.pause()")
+        code = (f"import os, signal, sys, time\nif {orphan} and os.fork(): sys.exit()\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+                f"until = time.process_time() + {burn!r}\nwhile time.process_time() < until: pass\nprint(os.getpid(), flush=True)\nsignal.pause()")
         started = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=own_group)
-        started.stdout.readline()
-        return started.pid
+        if orphan:
+            started.wait()
+        return int(started.stdout.readline())
 
     def shadowed(self):
         """Which modules of the harness's folder can be imported by their bare name."""

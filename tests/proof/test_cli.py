@@ -61,9 +61,9 @@ def site(tmp_path_factory) -> Path:
 @pytest.fixture
 def buttress(site, tmp_path):
     """``buttress("prove", ...)`` runs the command line; gives what it ended with, as text."""
-    def go(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
+    def go(*words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run([sys.executable, "-m", "buttress", *words], capture_output=True, text=True, timeout=60, cwd=tmp_path, stdin=subprocess.DEVNULL,
-                              env={**os.environ, "PYTHONPATH": str(site), **env}, check=False)
+                              env={**os.environ, "PYTHONPATH": str(site)}, check=False)
 
     return go
 
@@ -130,7 +130,15 @@ def test_the_exit_code_says_what_happened(buttress, words, code):
     pytest.param(("prove", "verifier", "--scale", "huge"), id="an unknown scale"),
     pytest.param(("prove",), id="nothing named"),
     pytest.param(("prove", "verifier", "--start", "x"), id="start without a URL"),
+    pytest.param(("prove", "verifier", "--url", "http://127.0.0.1:9/", "--start", "node 'mine.js"), id="start with an open quote",
+                 marks=pytest.mark.xfail(strict=True, reason="--start is split without a guard: an open quote is a ValueError, a traceback and 70")),
     pytest.param(("prove", "verifier", "--accept"), id="accept at quick"),
+    pytest.param(("prove", "verifier", "--no-races", "--url", "http://127.0.0.1:9/"), id="a URL for a proof that takes none"),
+    pytest.param(("prove", "verifier", "--subject", "cmd:node 'mine.js"), id="a command with an open quote"),
+    pytest.param(("prove", "verifier", "--peer", "nobody"), id="an unknown peer"),
+    pytest.param(("prove", "verifier", "--junit", "nowhere/out.xml"), id="a report into a folder that is not there"),
+    pytest.param(("prove", "verifier", "--budget", "9"), id="a budget for one system"),
+    pytest.param(("prove", "--all", "--claim", "forged admitted"), id="a claim of all systems"),
     pytest.param(("no-such-verb",), id="an unknown verb"),
 ])
 def test_a_usage_error_is_64_and_says_so_without_a_traceback(inside, words):
@@ -147,11 +155,6 @@ def test_one_that_does_not_start_is_unknown(inside):
     assert "did not start: OSError: no key" in done.stdout
 
 
-@pytest.mark.xfail(strict=True, reason="a proof without from_url meets --url with an AssertionError in each trial: unknown, where the command line is wrong")
-def test_a_url_for_a_proof_that_takes_none_is_a_usage_error(inside):
-    assert inside("prove", "verifier", "--no-races", "--url", "http://127.0.0.1:9/").returncode == 64
-
-
 def test_a_usage_error_prints_the_port(inside):
     done = inside("prove", "verifier", "--subject", outsider("Closed"))
     assert "yours lacks admits" in done.stderr
@@ -163,21 +166,15 @@ def test_an_unknown_claim_is_answered_with_those_that_there_are(inside):
     assert "claims: forged admitted, CPU over the naive one" in inside("prove", "verifier", "--claim", "x").stderr
 
 
-ENDS = "a subject in this process that raises SystemExit or calls os._exit ends the harness, with the exit code of its choice: 0 is a pass"
-
-
-@pytest.mark.xfail(strict=True, reason=ENDS)
-@pytest.mark.parametrize("body", ["sys.exit(0)", "os._exit(0)"])
-def test_a_subject_cannot_end_the_harness_with_a_pass(buttress, mine, body):
-    done = buttress("prove", "verifier", "--no-races", "--json", "--subject", mine(body))
-    assert done.returncode in (1, 2)
-    assert json.loads(done.stdout)["verdict"] in ("fail", "unknown")
-
-
-@pytest.mark.xfail(run=False, reason="a subject in this process that hangs holds the harness for ever: nothing in it has a timeout")
-def test_a_subject_that_hangs_ends_in_a_verdict(buttress, mine):
-    done = buttress("prove", "verifier", "--no-races", "--json", "--subject", mine("import threading; threading.Event().wait()"))
-    assert json.loads(done.stdout)["verdict"] == "unknown"
+@pytest.mark.parametrize(("body", "why"), [
+    ("sys.exit(0)", "yours ended by itself (exit 70)"), ("os._exit(0)", "yours ended by itself (exit 0)"),
+    ("import threading; threading.Event().wait()", "yours did not answer in time")])
+def test_a_subject_that_ends_or_hangs_can_end_nobody_but_itself(inside, mine, small_timeouts, body, why):
+    """It is never in the harness's own process: it can neither choose the exit code nor hold the harness."""
+    done = inside("prove", "verifier", "--no-races", "--json", "--subject", mine(body))
+    result = json.loads(done.stdout)
+    assert (result["verdict"], done.returncode) == ("unknown", 2)
+    assert why in result["claims"][0]["why"]
 
 
 # -- one clean line
@@ -194,13 +191,13 @@ return False
 """
 
 
-def test_json_is_one_clean_line_with_a_subject_that_prints(buttress, mine):
-    done = buttress("prove", "verifier", "--no-races", "--json", "--subject", mine("if token.endswith('.'):\n" + textwrap.indent(textwrap.dedent(NOISE).strip(), "    ") + "\nreturn False"))
+def test_json_is_one_clean_line_with_a_subject_that_prints(inside, mine):
+    """Noise goes to the log of its trial: neither stdout nor stderr hears of it."""
+    done = inside("prove", "verifier", "--no-races", "--json", "--subject", mine("if token.endswith('.'):\n" + textwrap.indent(textwrap.dedent(NOISE).strip(), "    ") + "\nreturn False"))
     (line,) = done.stdout.splitlines()
     result = json.loads(line)
     assert (result["system"], result["judged"], result["verdict"]) == ("verifier", "yours", "unknown")
-    assert "noise" in done.stderr
-    assert done.returncode == 2
+    assert (done.stderr, done.returncode) == ("", 2)
 
 
 def test_json_is_one_clean_line_with_a_command_that_prints(inside):
@@ -213,8 +210,6 @@ def test_json_is_one_clean_line_with_a_command_that_prints(inside):
 
 def test_two_systems_are_two_lines_and_the_worst_is_the_code(inside):
     done = inside("prove", "verifier", "verifier", "--json", "--no-races", "--claim", "forged admitted")
-    if done.returncode == 70 and "FileExistsError" in done.stderr:
-        pytest.xfail("two runs of a system within a second collide in one folder")
     assert [json.loads(line)["verdict"] for line in done.stdout.splitlines()] == ["pass", "pass"]
     assert done.returncode == 0
 
@@ -229,7 +224,6 @@ def test_a_claim_is_judged_alone(inside):
     assert (result["as"], result["verdict"], done.returncode) == ("sha256:abc", "pass", 0)
 
 
-@pytest.mark.xfail(strict=True, reason="with --claim the claims of correctness are not even judged, so that a claim of speed alone can never pass")
 def test_a_claim_of_speed_alone_rests_on_the_correctness_that_was_measured(inside):
     result = json.loads(inside("prove", "verifier", "--json", "--claim", "CPU over the naive one").stdout)
     assert [(c["name"], c["verdict"]) for c in result["claims"]] == [("CPU over the naive one", "pass")]
@@ -270,10 +264,11 @@ def test_junit_maps_each_verdict(inside, tmp_path):
     assert done.returncode == 1
 
 
-def test_in_github_actions_the_table_also_goes_to_the_step_summary(buttress, tmp_path):
+def test_in_github_actions_the_table_also_goes_to_the_step_summary(inside, tmp_path, monkeypatch):
     summary = tmp_path / "summary.md"
     summary.write_text("before\n")
-    buttress("prove", "verifier", "--no-races", "--claim", "forged admitted", GITHUB_STEP_SUMMARY=str(summary))
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
+    inside("prove", "verifier", "--no-races", "--claim", "forged admitted")
     text = summary.read_text()
     assert text.startswith("before\n### verifier: pass\n")
     assert "| forged admitted | == 0 tokens | 0 of 160 | pass |" in text
@@ -289,7 +284,6 @@ def test_a_system_of_others_is_shown_with_its_port_and_last_proof(inside):
     assert '"call":"hello"' in port.stdout
 
 
-@pytest.mark.xfail(run=False, reason="it does not answer _hits, which is asked of every subject: thirty seconds of waiting after each clean trial")
 def test_the_shell_template_can_be_judged_as_it_is_printed(inside, tmp_path):
     """It answers null to everything: a gate that admits nobody. What it must not do is stall, or break the harness."""
     text = inside("show", "verifier", "--port").stdout

@@ -6,12 +6,17 @@ import gzip
 import json
 import sys
 import threading
+from typing import Protocol
 
 import pytest
 
+from buttress.kernel.errors import InvalidInput
 from buttress.proof.contract import Case, Claim, Proof, Scenario, Subject
 from buttress.proof.history import History, HistoryWriter
+from buttress.proof.process import SubjectError
 from buttress.proof.verdict import count
+
+from . import lab
 
 
 def write(path, *records):
@@ -152,18 +157,21 @@ def test_ops_say_what_was_called_with_what_and_how_it_ended(trial_of):
     trial_of.writer.close()
     ops = list(History(trial_of.history).where(kind="op"))
     assert [(o["status"], o["call"], o["args"], o.get("value"), o["worker"]) for o in ops[:1]] == [("ok", "answer", {"x": 1}, 2, 0)]
-    assert ops[1]["status"] in ("fail", "info")
-    assert "x is below zero" in ops[1]["error"]
+    assert (ops[1]["status"], ops[1]["error"]) == ("fail", "ValueError: x is below zero")
 
 
-@pytest.mark.xfail(strict=True, reason="in this process an error of the subject is recorded as info (nobody knows) and raised as an answer; behind the line it is fail")
-def test_an_error_that_the_subject_answers_is_a_fail_however_it_is_hosted(trial_of):
-    trial = trial_of(Port, Answers, in_process=True)
-    with pytest.raises(Exception, match="below zero"):
-        trial.open().answer(x=-1)
+class Failing(Protocol):
+    def fail(self, text: str) -> None: ...
+
+
+@pytest.mark.parametrize("in_process", [True, False], ids=["in-process", "line"])
+def test_an_error_that_the_subject_answers_is_a_fail_however_it_is_hosted(trial_of, in_process):
+    trial = trial_of(Failing, lab.factory("Echo"), in_process=in_process)
+    with pytest.raises(SubjectError, match=r"^ValueError: no$"):
+        trial.open().fail("no")
     trial.finish()
     trial_of.writer.close()
-    assert [o["status"] for o in History(trial_of.history).where(kind="op")] == ["fail"]
+    assert [(o["status"], o["error"]) for o in History(trial_of.history).where(kind="op")] == [("fail", "ValueError: no")]
 
 
 def test_long_arguments_are_cut_and_marked(trial_of):
@@ -176,22 +184,28 @@ def test_long_arguments_are_cut_and_marked(trial_of):
     assert len(op["args"]["x"]) < 300
 
 
-@pytest.mark.xfail(strict=True, reason="a list of more than 50 items is cut in the history without a mark: a checker takes the rest for missing")
 def test_a_long_list_is_cut_with_a_mark(trial_of):
     trial = trial_of(Port, lambda env: type("Echo", (), {"answer": lambda self, x: x})(), in_process=True)
     trial.open().answer(x=list(range(100)))
     trial.finish()
     trial_of.writer.close()
     (op,) = History(trial_of.history).where(kind="op")
-    assert len(op["value"]) == 100 or "…" in json.dumps(op["value"], ensure_ascii=False)
+    assert op["args"]["x"] == op["value"] == [*range(50), "… 50 more"]
 
 
-@pytest.mark.xfail(strict=True, reason="a field called trial moves the record into another trial; subject, scenario and case are overwritten on reading")
 @pytest.mark.parametrize("field", ["trial", "subject", "scenario", "case"])
 def test_a_record_with_a_reserved_field_is_refused(trial_of, field):
     trial = trial_of(Port, Answers, in_process=True)
-    with pytest.raises(Exception, match=field):
+    with pytest.raises(InvalidInput, match=f"'{field}'.* are the trial's own"):
         trial.record("fact", **{field: "order 7"})
+
+
+@pytest.mark.xfail(strict=True, reason="Trial.fault writes the fields of its caller unseen: one called trial moves the record into another trial")
+def test_a_fault_of_the_workload_with_a_reserved_field_is_refused(trial_of):
+    trial = trial_of(Port, Answers, in_process=True)
+    for field in ("trial", "subject", "scenario", "case"):
+        with pytest.raises(InvalidInput):
+            trial.fault("truncated feed", **{field: "order 7"})
 
 
 def test_a_trial_that_raised_is_out_of_sight_of_the_checkers(prove):

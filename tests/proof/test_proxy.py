@@ -71,7 +71,6 @@ def test_the_request_is_delivered_and_the_answer_meets_the_fault(till, mode, got
     assert (till.taken, relay.struck, relay.answers) == (3, 1, 3)
 
 
-@pytest.mark.xfail(strict=True, reason="the reset waits for the thread that reads the same connection: the client hangs where it should be cut off")
 def test_a_reset_in_the_body_is_an_error_of_the_connection(till):
     relay = Relay("127.0.0.1", till.port, "reset_mid_body", frozenset({1}))
     with relay.serving() as port:

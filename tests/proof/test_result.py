@@ -157,7 +157,6 @@ def test_the_newest_readable_one_is_the_latest(tmp_path, monkeypatch):
     assert latest("toy")["wall_s"] == 2
 
 
-@pytest.mark.xfail(strict=True, reason="a run's folder is named after the second and the process: two runs of a system within a second collide")
 def test_two_runs_within_a_second_have_two_folders():
     assert run_folder("toy") != run_folder("toy")
 
@@ -204,7 +203,6 @@ def test_large_figures_are_thinned_to_64_kib_and_say_so(prove):
     assert len(steps) == 1, "evenly"
 
 
-@pytest.mark.xfail(strict=True, reason="only lists of more than 64 points are thinned: many short ones, or a long text, stay above the limit")
 @pytest.mark.parametrize("points", [{f"series {n}": [n] * 60 for n in range(2_000)}, {"text": "x" * 100_000}], ids=["many short lists", "a long text"])
 def test_any_figures_fit_into_64_kib(points):
     figures, thinned = module._thin([{"name": "f", "points": points}])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -126,10 +127,14 @@ def everything(results, **how):
     return prove_all(plan, **{"scale": "quick", "seed": 7, "budget_s": None, "as_json": True, "junit": None, **how})
 
 
+ARMED = "that nothing could be armed is no lack of the machine, and is forgiven like one: both begin with 'needs'"
+
+
 @pytest.mark.parametrize(("verdicts", "why", "code"), [
     (("pass",), "", 0), (("fail",), "", 1), (("unknown",), "more samples", 2),
     (("unknown",), "needs redis: no server here; apt-get install redis", 0), (("unknown",), "powertools did not run: needs redis: none", 0),
     (("unknown",), "the control 'x' is asleep: powertools did not run: needs redis: none", 0), (("unknown",), "it needs more samples", 2),
+    pytest.param(("unknown",), "needs crash: no case of it could be armed", 2, marks=pytest.mark.xfail(strict=True, reason=ARMED)),
     (("pass", "deferred"), "", 0),
 ])
 def test_all_forgives_what_this_machine_lacks_and_nothing_else(children, capfd, verdicts, why, code):
@@ -142,6 +147,20 @@ def test_all_with_one_that_broke_is_70_and_the_others_are_told(children, capfd):
     assert everything(children) == 70
     out = capfd.readouterr().out
     assert "a: the harness broke" in out
+    assert '"system":"b"' in out
+
+
+@pytest.mark.xfail(strict=True, reason="a child that outlives its two hours takes all the others and their results along")
+def test_all_with_one_that_never_ends_is_70_and_the_others_are_told(monkeypatch, capfd):
+    def child(argv, **_):
+        if "endless" in argv:
+            raise subprocess.TimeoutExpired(argv, 7200)
+        return subprocess.CompletedProcess(argv, 1, json.dumps(found(argv[4], "fail")), "")
+
+    monkeypatch.setattr(session.subprocess, "run", child)
+    assert everything({"endless": None, "b": None}) == 70
+    out = capfd.readouterr().out
+    assert "endless: the harness broke" in out
     assert '"system":"b"' in out
 
 
@@ -163,7 +182,6 @@ def test_all_without_a_budget_left_runs_nothing_and_fails_nothing(children, capf
     assert children["ran"] == []
 
 
-@pytest.mark.xfail(strict=True, reason="the folder of a child's result is not in its environment: the table of --all names a report.html that is nowhere")
 def test_all_names_the_report_of_each(children, capfd, tmp_path):
     children["a"] = found("a", "pass")
     everything(children, as_json=False)
@@ -215,7 +233,6 @@ def test_junit_is_well_formed_whatever_a_why_holds(tmp_path):
     assert '<&"\'> ä' in ElementTree.parse(tmp_path / "out.xml").getroot().find("testsuite/testcase/failure").get("message")
 
 
-@pytest.mark.xfail(strict=True, reason="a control character in a why (a subject's own words) makes the JUnit file unreadable")
 def test_junit_is_well_formed_with_the_bytes_of_a_subject(tmp_path):
     write_junit([found("a", "fail", why="yours ended by itself (exit 1): \x1b[31mred\x00")], tmp_path / "out.xml")
     ElementTree.parse(tmp_path / "out.xml")

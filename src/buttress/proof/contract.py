@@ -5,6 +5,7 @@ No base classes, no registry: each part is a small frozen dataclass or a plain f
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -209,3 +210,8 @@ class Proof:
 def calls_of(port: type) -> list[str]:
     """The methods of a port, in the order in which they are written."""
     return [name for name, value in vars(port).items() if callable(value) and not name.startswith("_")]
+
+
+def parameters_of(port: type) -> dict[str, list[str]]:
+    """The names of each method's parameters: calls pass them by name."""
+    return {name: [p for p in inspect.signature(getattr(port, name)).parameters if p != "self"] for name in calls_of(port)}

@@ -20,6 +20,7 @@ import array
 import contextlib
 import importlib
 import importlib.util
+import inspect
 import json
 import mmap
 import os
@@ -160,7 +161,7 @@ def serve(factory: Callable[[Env], Any], calls: list[str], fd_in: int, fd_out: i
                 except Exception as error:
                     answer({"err": f"{type(error).__name__}: {error}", "factory": True})
                     continue
-                answer({"ok": [name for name in calls if callable(getattr(port, name, None))]})
+                answer(_there(port, calls, request.get("args", {}).get("parameters", {})))
             elif request["call"] == "_hits":
                 answer({"ok": dict(sys.modules["buttress.kernel.failpoint"].hits) if armed else {}})
             elif "id" in request:
@@ -170,6 +171,18 @@ def serve(factory: Callable[[Env], Any], calls: list[str], fd_in: int, fd_out: i
     close = getattr(port, "close", None)
     if callable(close):
         close()
+
+
+def _there(port: Any, calls: list[str], parameters: Mapping[str, list[str]]) -> dict[str, Any]:
+    """Which calls are there; one that does not take the port's parameters by name cannot be judged."""
+    found = [name for name in calls if callable(getattr(port, name, None))]
+    for name in found:
+        with contextlib.suppress(ValueError):  # a builtin without a signature
+            try:
+                inspect.signature(getattr(port, name)).bind(**dict.fromkeys(parameters.get(name, ())))
+            except TypeError as error:
+                return {"err": f"{name} does not take {', '.join(parameters[name]) or 'no arguments'}: {error}", "usage": True}
+    return {"ok": found}
 
 
 def die_with_parent() -> None:

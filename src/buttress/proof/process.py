@@ -220,14 +220,16 @@ class SubjectProcess:
 
     # -- calling
 
-    def hello(self, calls: Sequence[str], port: Callable[[], str]) -> None:
+    def hello(self, calls: Sequence[str], port: Callable[[], str], parameters: Mapping[str, Sequence[str]] | None = None) -> None:
         """Starts the factory. Raises UsageError when a method of the port is missing, FactoryFailed when it raised."""
         try:
-            answer = self._answer(self._send("hello", {"calls": list(calls)}, tag=False), START_TIMEOUT_S)
+            answer = self._answer(self._send("hello", {"calls": list(calls), "parameters": dict(parameters or {})}, tag=False), START_TIMEOUT_S)
         except SubjectDied:
             raise
         except SubjectBroken as error:
             raise FactoryFailed(f"{self.name} did not start: {error.message}") from error
+        if answer.get("usage"):
+            raise UsageError(f"{self.name}: {_text(answer.get('err'))}", fix=f"the port is:\n{port()}")
         if "err" in answer:
             raise FactoryFailed(f"{self.name} did not start: {_text(answer['err'])}")
         there = answer.get("ok")

@@ -398,6 +398,10 @@ def _check_names(proof: Proof, options: Options) -> None:
     for name in options.claims:
         if name not in known:
             raise UsageError(f"no claim is called {name!r}", fix=f"claims: {', '.join(known)}")
+    peers = [s.name for s in proof.subjects if s.role == "peer"]
+    for name in options.peers or ():
+        if name not in peers:
+            raise UsageError(f"no peer is called {name!r}", fix=f"peers: {', '.join(peers) or 'none'}")
     if options.scale not in proof.sizes:
         raise UsageError(f"no scale is called {options.scale!r}", fix=f"scales: {', '.join(proof.sizes)}")
 

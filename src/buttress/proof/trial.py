@@ -24,7 +24,7 @@ from urllib.parse import urljoin
 from buttress.kernel.clock import Clock, SharedClock, SystemClock
 from buttress.kernel.errors import ButtressError, InvalidInput
 from buttress.proof import host
-from buttress.proof.contract import Case, Env, Proof, Scenario, Subject, calls_of
+from buttress.proof.contract import Case, Env, Proof, Scenario, Subject, calls_of, parameters_of
 from buttress.proof.history import HistoryWriter
 from buttress.proof.parts import python_of
 from buttress.proof.process import (
@@ -106,7 +106,7 @@ class Trial:
         self._hosts: dict[int, SubjectProcess | ServiceProcess | _InProcess] = {}
         self._opened: dict[int, Any] = {}
         self._counted: dict[str, list[int]] = {}  # hits of each failpoint, by the processes that passed it
-        self._replies = 0
+        self._replies: dict[str, int] = {}
         self._crew = 0
         self._tags: dict[str, int] = {}
         self.hit = not case.failpoints and case.during is None  # ``during`` sets it when its fault took effect
@@ -232,7 +232,9 @@ class Trial:
         self._hosts.clear()
         for name, counts in self._counted.items():  # several workers share the work by chance: what one of them surely reaches
             self.hits[name] = -(-sum(counts) // max(1, self._crew))
-        self.hits["@reply"] = self._replies
+        self.hits["@reply"] = sum(self._replies.values())
+        for name, count in self._replies.items():
+            self.hits[f"@reply:{name}"] = count
         for name, at in (("@sync", SYNC_CALLS), ("@write", WRITE_CALLS)):
             if self._trace:
                 self.hits[name] = _most_calls(self._folder, at.split(","))
@@ -289,7 +291,7 @@ class Trial:
             process.evidence = lambda: _was_struck(self._folder)
         self._hosts[worker] = process  # so that it is closed when hello fails
         try:
-            process.hello(self._calls, lambda: inspect.getsource(self.proof.port))
+            process.hello(self._calls, lambda: inspect.getsource(self.proof.port), parameters_of(self.proof.port))
         except SubjectDied:  # killed inside its factory, as planned: once more, without the plan
             self._hit_from(process)
             process.close()
@@ -370,7 +372,7 @@ class Trial:
             value = run()
         except SubjectError as error:
             self._write("op", at=begun, status="fail", error=error.message[:ARG_SHOWN], **fields)
-            self._count_reply(running)
+            self._count_reply(running, name)
             raise
         except (SubjectDied, SubjectPaused) as error:
             self._write("op", at=begun, status="info", error=error.message[:ARG_SHOWN], **fields)
@@ -387,7 +389,7 @@ class Trial:
                 raise
             raise SubjectError(f"{type(error).__name__}: {error}") from error
         self._write("op", at=begun, status="ok", value=_shown(value), **fields)
-        self._count_reply(running)
+        self._count_reply(running, name)
         return value
 
     def _struck(self, running: Any) -> None:
@@ -399,10 +401,11 @@ class Trial:
             self.case = Case(self.case.label)
             self._trace = ""
 
-    def _count_reply(self, running: Any) -> None:
-        self._replies += 1
-        at = self.case.failpoints.get("@reply")
-        if at is not None and at[0] == self._replies and not isinstance(running, _InProcess):
+    def _count_reply(self, running: Any, name: str) -> None:
+        self._replies[name] = count = self._replies.get(name, 0) + 1
+        here, anywhere = self.case.failpoints.get(f"@reply:{name}"), self.case.failpoints.get("@reply")
+        due = (here is not None and here[0] == count) or (anywhere is not None and anywhere[0] == sum(self._replies.values()))
+        if due and not isinstance(running, _InProcess):
             self.hit = running.kill()
             self._write("fault", name=self.case.label, armed=1, hit=int(self.hit), at=self.clock.now())
             self.case = Case(self.case.label)
@@ -427,7 +430,7 @@ class Trial:
             else:
                 self._write("op", status="ok", value=_shown(answer["ok"]), **fields)
                 results.append(answer["ok"])
-            self._count_reply(process)
+            self._count_reply(process, name)
         return results
 
     def _call(self, worker: int, name: str, args: Mapping[str, Any]) -> Any:

@@ -11,7 +11,7 @@ from buttress.proof.faults import CrashAtCall
 from . import batch, detector, document, page, service, simulation, verifier
 from .cheat import Cheat, Shape, Stranger, command, lacking, python
 
-ENDED = "trials were void: crash · kill -9 after reply 1: SubjectBroken: yours ended by itself"
+ENDED = r"trials were void: crash · kill -9 after reply 1 to \w+: SubjectBroken: yours ended by itself"
 AGAINST = "against == 0"
 KILLED_AT_SYNCS = replace(service.PROOF, scenarios=(replace(service.PROOF.scenarios[0], faults=(CrashAtCall("sync", 2),)),), controls=())
 
@@ -34,10 +34,11 @@ SERVICE = Shape(
         Cheat("ends by SIGTERM", python("service.py", "Terminated"), "nothing lost", "unknown", "void", ENDED + r" \(signal 15\)"),
         Cheat("feigns a crash", python("service.py", "Feigning"), "nothing lost", "unknown", "void", ENDED + r" \(signal 9\)"),
         Cheat("hangs", command("python", "service_hangs.py"), "nothing lost", "unknown", "void", "did not answer in time", slow=True),
+        Cheat("keeps its book in memory that outlives a kill", python("service.py", "Sharing"), "nothing lost", "fail", "interval", AGAINST),
         Cheat("shows its failpoints once", python("service.py", "Shy"), "nothing lost", "unknown", "hit", "did not hit: crash: kill -9 at shown once"),
         Cheat("is killed at its syncs, and never syncs", python("service.py", "Honest"), "nothing lost", "unknown", "armed", "^needs crash: no case of it could be armed$",
               proof=KILLED_AT_SYNCS, tool="strace"),
-        Cheat("is killed at its syncs, where nothing can trace it", python("service.py", "Honest"), "nothing lost", "unknown", "armed", "^needs crash: no case of it could be armed$",
+        Cheat("is killed at its syncs, where nothing can trace it", python("service.py", "Honest"), "nothing lost", "unknown", "armed", "^needs crash: ",
               proof=KILLED_AT_SYNCS, probe=lacking("strace")),
         Cheat("a machine that cannot kill", "", "nothing lost", "unknown", "needs", "^needs crash: there is no crash here", probe=lacking("crash")),
         Cheat("a baseline that does not fail", "", "nothing lost", "unknown", "negative control", "'asking again doubles' is asleep",

@@ -6,31 +6,38 @@ A cheat's rule is not taken on trust: its run is judged again with that one rule
 from __future__ import annotations
 
 import re
-import shutil
 import sys
 
 import pytest
 
 from buttress.proof import Subject, run, verdict
+from buttress.proof.host import load_factory
 from buttress.proof.process import UsageError
 from buttress.proof.templates import port_text
 
 from .. import rules
 from . import batch, document
-from .cheat import OUTSIDERS, python
+from .cheat import python
 from .roster import SHAPES
 
-ASKED = "a foreign subject is asked for _hits, which the line protocol does not have: what it answers breaks the run"
-OPEN = {"verifier: admits everybody, in shell": ASKED, "batch: a command": ASKED}
+OPEN = {
+    "service: is killed at its syncs, where nothing can trace it":
+        "a fault that cannot be made leaves no count of what was armed: what it alone would have shown passes, with nobody killed",
+    "service: keeps its book in memory that outlives a kill":
+        "what a module shares with the warm interpreter that it is forked from survives every kill, and passes for stored",
+}
 
 
-def each(kind):
-    """All cheats, or all strangers, with the shape's name before their own. Open bugs are expected to fail, and told."""
+def runs_with_cheats():
+    """Cheats that one run tells of come together. Open bugs are expected to fail, and told."""
     for name, shape in SHAPES.items():
-        for one in getattr(shape, kind):
-            known = OPEN.get(f"{name}: {one.name}")
-            marks = [pytest.mark.xfail(strict=True, reason=known)] if known else []
-            yield pytest.param(shape, one, id=f"{name}: {one.name}", marks=marks)
+        runs = {}
+        for cheat in shape.cheats:
+            runs.setdefault((cheat.factory, id(cheat.proof), cheat.probe), []).append(cheat)
+        for cheats in runs.values():
+            label = f"{name}: {' / '.join(cheat.name for cheat in cheats)}"
+            marks = [pytest.mark.xfail(strict=True, reason=OPEN[label])] if label in OPEN else []
+            yield pytest.param(shape, cheats, id=label, marks=marks)
 
 
 each_shape = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
@@ -47,30 +54,37 @@ def test_ours_passes_and_the_bad_one_fails(shape, prove):
     assert bad[shape.fails] == "fail"
 
 
-@pytest.mark.parametrize(("shape", "cheat"), list(each("cheats")))
-def test_a_cheat_is_caught_by_its_rule(shape, cheat, prove, tool, request):
-    if cheat.tool:
-        tool(cheat.tool)
-    if cheat.slow:
+@pytest.mark.parametrize(("shape", "cheats"), list(runs_with_cheats()))
+def test_a_cheat_is_caught_by_its_rule(shape, cheats, prove, tool, request):
+    first = cheats[0]
+    if first.tool:
+        tool(first.tool)
+    if first.slow:
         request.getfixturevalue("small_timeouts")
-    proof = cheat.proof or shape.proof
-    factory = request.getfixturevalue("served") if cheat.factory == "served" else cheat.factory or None
-    outcome = prove(proof, factory, probe=cheat.probe)
+    proof = first.proof or shape.proof
+    factory = request.getfixturevalue("served") if first.factory == "served" else first.factory or None
+    outcome = prove(proof, factory, probe=first.probe)
+    for cheat in cheats:
+        caught(cheat, outcome, lambda by: prove(proof, factory, by=by))
+
+
+def caught(cheat, outcome, again):
     judged = next(judged for judged in outcome.claims if judged.claim.name == cheat.claim)
     assert (judged.verdict, bool(re.search(cheat.why, judged.why))) == (cheat.verdict, True), (judged.verdict, judged.why, outcome.errors)
     if cheat.rule != "deferred":
         assert outcome.verdict in ("fail", "unknown")
     if cheat.rule in rules.rules(verdict):
-        without = rules.rejudge(rules.without_rule(cheat.rule), proof, outcome)[cheat.claim]
+        without = rules.rejudge(rules.without_rule(cheat.rule), outcome)[cheat.claim]
         assert (without.verdict, without.why) != (judged.verdict, judged.why), f"it is judged the same without the rule {cheat.rule!r}"
     elif cheat.rule in rules.rules(run):
         with pytest.raises(TypeError if "TypeError" in cheat.why else ValueError):
-            prove(proof, factory, by=rules.without_rule(cheat.rule, run).run)
+            again(rules.without_rule(cheat.rule, run).run)
     else:
         assert cheat.rule in ("nothing was tried", "not measured")
 
 
-@pytest.mark.parametrize(("shape", "stranger"), list(each("strangers")))
+@pytest.mark.parametrize(("shape", "stranger"), [
+    pytest.param(shape, stranger, id=f"{name}: {stranger.name}") for name, shape in SHAPES.items() for stranger in shape.strangers])
 def test_a_good_stranger_passes(shape, stranger, prove, tool):
     if stranger.tool:
         tool(stranger.tool)
@@ -104,11 +118,9 @@ def test_the_port_is_printed_with_templates_that_name_every_method(shape):
     assert f'"call":"{shape.without}"' in text
 
 
-@pytest.mark.parametrize("shape", [
-    pytest.param(shape, id=name, marks=[pytest.mark.xfail(strict=True, reason="in a process it counts as a factory that raised: unknown, not usage")]
-                 if name in ("service", "page") else []) for name, shape in SHAPES.items()])
+@each_shape
 def test_a_factory_that_is_not_there_is_a_usage_error(shape, prove):
-    with pytest.raises(UsageError):
+    with pytest.raises(UsageError, match=r"could not be imported: .*AttributeError: .* has no attribute 'nobody'"):
         prove(shape.proof, shape.lacks.rpartition(":")[0] + ":nobody")
 
 
@@ -132,10 +144,10 @@ def test_what_it_remembers_of_another_run_is_wrong_in_this_one(prove):
     assert {c.claim.name: (c.verdict, "against == 0" in c.why) for c in outcome.claims} == {"missed": ("fail", True), "invented": ("fail", True)}
 
 
-def test_what_it_remembers_of_another_trial_in_its_own_memory_is_wrong_in_this_one(prove, tmp_path, monkeypatch):
-    """A factory that is imported as a module keeps it between the trials in this process."""
-    shutil.copy(OUTSIDERS / "batch.py", tmp_path / "loader_that_keeps.py")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    outcome = prove(batch.PROOF, "loader_that_keeps:Keeping")
-    del sys.modules["loader_that_keeps"]
+def test_what_a_module_remembers_of_another_trial_is_gone_in_a_process_and_wrong_in_this_one(prove, monkeypatch):
+    """A factory by its name has a process for each trial, forked after the import. A callable keeps its memory through all of them."""
+    keeping = python("batch.py", "Keeping")
+    assert prove(batch.PROOF, keeping).verdict == "pass"
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    outcome = prove(batch.PROOF, Subject("yours", load_factory(keeping), "yours"))
     assert (outcome.claims[0].claim.name, outcome.claims[0].verdict) == ("wrong rows", "fail")

@@ -78,7 +78,7 @@ def world(trial: Trial) -> Iterator[Mapping[str, str]]:
 
 
 def lap(trial: Trial, gate: Gate) -> Mapping[str, float]:
-    for number in range(100):
+    for number in range(40):
         gate.admits(token=f"user-{number}.{sign(f'user-{number}', KEY)}")
     return {}
 

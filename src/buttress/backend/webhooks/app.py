@@ -326,7 +326,7 @@ class _Drivers:
                         retired = time.monotonic()
                         for each in inboxes:
                             each.retire()
-                except Exception as error:  # the store, mostly: it is asked again after a while
+                except (Exception, SystemExit) as error:  # the store, mostly: it is asked again after a while
                     log.error("work was interrupted", extra={"endpoint": inbox.endpoint, "reason": type(error).__name__})
             if not busy:
                 signal.wait(self._config.poll_s)

@@ -157,9 +157,12 @@ class Ledger:
         skip = " FOR UPDATE SKIP LOCKED" if tx.dialect == "postgres" else ""
         rows = tx.all(f"SELECT {_COLUMNS}, {_BODY} FROM buttress_webhooks_event e WHERE endpoint = ? AND due IS NOT NULL AND due <= ? "
                       f"ORDER BY due, received, id LIMIT ?{skip}", (self.endpoint, now, limit))
+        entries = [_entry(row) for row in rows]
+        lost = next((n for n, entry in enumerate(entries) if entry.state == "claimed"), None)
+        if lost is not None:  # one whose holder was lost goes alone: should it kill this one too, it takes no innocent with it
+            entries = entries[: max(lost, 1)]
         held = []
-        for row in rows:
-            entry = _entry(row)
+        for entry in entries:
             claimed = Held(entry.event(), entry.attempt + 1, entry.fence + 1, entry.state == "claimed")
             tx.execute(f"UPDATE buttress_webhooks_event SET state = 'claimed', due = ?, attempt = ?, fence = ? WHERE {_HERE}",
                        (now + lease_s, claimed.attempt, claimed.fence, *self._key(claimed.event)))

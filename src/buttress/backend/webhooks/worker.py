@@ -78,7 +78,7 @@ class _Plan:
     handler: Handler | None
     place: Place | None = None
     fresh: Event | None = None
-    problem: Exception | None = None
+    problem: BaseException | None = None
     asked: list[Wanted] = field(default_factory=list)
 
     @property
@@ -139,7 +139,7 @@ class Worker:
             plan.place = to_place(handler.order_by(held.event)) if handler.order_by else None
             if handler.refetch and self._wants_refetch(held.event, handler, plan.place):
                 plan.fresh = held.event.with_data(handler.refetch(held.event))
-        except Exception as problem:  # the caller's code: whatever it raises is a failed attempt, and recorded as one
+        except (Exception, SystemExit) as problem:  # the caller's code: whatever it raises is a failed attempt, and recorded as one
             plan.problem = problem
         return plan
 
@@ -153,7 +153,7 @@ class Worker:
         tx.execute("SAVEPOINT event")
         try:
             self._act(tx, plan)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             tx.execute("ROLLBACK TO SAVEPOINT event")
             plan.asked.clear()
             if getattr(error, "sqlstate", None) in CONFLICTS:
@@ -198,7 +198,7 @@ class Worker:
             log.error("an event was given up", extra={"endpoint": self._ledger.endpoint, "event": held.event.id, "reason": error})
         return taken
 
-    def _fail(self, tx: Tx, held: Held, error: Exception) -> None:
+    def _fail(self, tx: Tx, held: Held, error: BaseException) -> None:
         now, reason = self._clock.now(), reason_of(error)
         if isinstance(error, Rejected) or held.attempt >= self._max_attempts:
             self._finish(tx, held, "dead", now, reason)

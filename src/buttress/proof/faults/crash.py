@@ -13,10 +13,15 @@ from buttress.proof.contract import Case
 
 @dataclass(frozen=True)
 class Crash:
-    """At every failpoint (``each`` of its hits, evenly spread; 0: all) and after the n-th reply (``replies`` of them; 0: all)."""
+    """At every failpoint (``each`` of its hits, evenly spread; 0: all) and after replies: ``replies`` of each call (0: all) in ``of`` (empty: any).
+
+    Replies are counted by call: a subject that acknowledges before it stores is found only by a kill right after an
+    acknowledgement, and calls that acknowledge nothing must not take its place.
+    """
 
     each: int = 1
     replies: int = 0
+    of: tuple[str, ...] = ()
     name: str = "kill -9"
     needs: tuple[str, ...] = ("crash",)
 
@@ -25,8 +30,10 @@ class Crash:
             if not point.startswith("@"):
                 for hit in spread(hits, self.each):
                     yield Case(f"kill -9 at {point} #{hit}", {point: (hit, "kill")})
-        for hit in spread(clean_hits.get("@reply", 0), self.replies):
-            yield Case(f"kill -9 after reply {hit}", {"@reply": (hit, "kill")})
+        calls = {point: hits for point, hits in sorted(clean_hits.items()) if point.startswith("@reply:") and (not self.of or point.removeprefix("@reply:") in self.of)}
+        for point, hits in calls.items():
+            for hit in spread(hits, self.replies):
+                yield Case(f"kill -9 after reply {hit} to {point.removeprefix('@reply:')}", {point: (hit, "kill")})
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,11 @@
 """Desks from outside. Only the standard library, as a stranger would write them."""
 
+import mmap
 import os
 import pathlib
 import signal
+
+SHARED = mmap.mmap(-1, 1 << 16)  # all that are forked from this interpreter see it
 
 
 class Honest:
@@ -70,6 +73,20 @@ class Twice(Honest):
         with self.book.open("a") as book:
             book.write(order + "\n" + order + "\n")
         return "taken"
+
+
+class Sharing(Honest):
+    """Keeps its book in memory that it shares with those who are forked from the same interpreter."""
+
+    def take(self, order):
+        if order not in self.served():
+            SHARED.write(f"{self.env.dir} {order}\n".encode())
+        return "taken"
+
+    def served(self):
+        lines = SHARED[:].rstrip(b"\0").decode().splitlines()
+        SHARED.seek(sum(len(line) + 1 for line in lines))
+        return [line.split()[1] for line in lines if line.split()[0] == self.env.dir]
 
 
 class Deaf:
