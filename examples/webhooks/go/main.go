@@ -33,6 +33,7 @@ const (
 type effect struct {
 	key, to        string
 	version        int
+	reference      string // what it is called at the callee
 	object, status string
 	doubt          time.Time // since when it may have happened without our knowing
 	done           bool
@@ -103,7 +104,7 @@ func (r *receiver) learn(one record) {
 		}
 	} else if one.ID != "" && !r.events[one.ID] {
 		r.events[one.ID] = true
-		for _, asked := range asks(one.Body) {
+		for _, asked := range asks(one.ID, one.Body) {
 			if before := r.effects[asked.key]; before == nil {
 				r.order = append(r.order, asked.key)
 			} else if before.version >= asked.version {
@@ -114,7 +115,7 @@ func (r *receiver) learn(one record) {
 	}
 }
 
-func asks(body string) (effects []*effect) {
+func asks(id, body string) (effects []*effect) {
 	var event struct {
 		Type string
 		Data struct {
@@ -128,11 +129,12 @@ func asks(body string) (effects []*effect) {
 	switch event.Type {
 	case "invoice.paid", "checkout.session.completed", "payment_intent.succeeded":
 		for _, to := range []string{"orders", "emails", "credits"} {
-			effects = append(effects, &effect{key: to + ":" + event.Data.Payment, to: to})
+			name := to + ":" + event.Data.Payment
+			effects = append(effects, &effect{key: name, to: to, reference: name})
 		}
 	case "order.updated":
-		effects = append(effects, &effect{key: "status:" + event.Data.Order, to: "orders", version: event.Data.Version,
-			object: event.Data.Order, status: event.Data.Status})
+		effects = append(effects, &effect{key: event.Data.Order, to: "orders", version: event.Data.Version,
+			reference: "status:" + id, object: event.Data.Order, status: event.Data.Status})
 	}
 	return effects
 }
@@ -231,10 +233,11 @@ func (r *receiver) attempt(one effect) error {
 	if err := r.write(record{Key: one.key, Version: one.version, Doubt: since.Unix()}); err != nil {
 		return err
 	}
-	body, err := json.Marshal(map[string]string{"reference": one.key, "object": one.object, "status": one.status})
-	if one.object == "" {
-		body, err = json.Marshal(map[string]string{"reference": one.key})
-	}
+	body, err := json.Marshal(struct {
+		Reference string `json:"reference"`
+		Object    string `json:"object,omitempty"`
+		Status    string `json:"status,omitempty"`
+	}{one.reference, one.object, one.status})
 	if err != nil {
 		return err
 	}
