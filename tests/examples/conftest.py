@@ -27,9 +27,15 @@ README = ROOT / "examples" / "README.md"
 OTHERS = replace(PROOF, subjects=tuple(s for s in PROOF.subjects if s.role == "baseline"))
 # As it is, with no baseline beside: what is seen of a cheat needs none.
 ALONE = replace(PROOF, subjects=(), controls=tuple(c for c in PROOF.controls if c.subject == "judged"))
-# A short workload; and a kill after each of its replies.
-SHORT = replace(ALONE, sizes={"quick": replace(PROOF.sizes["quick"], events=120, crash_events=12, forged=1, replies=2)})
-EVERY = replace(ALONE, sizes={"quick": replace(PROOF.sizes["quick"], events=40, crash_events=12, forged=1, replies=0)})
+
+
+def sized(**sizes: int) -> Proof:
+    """Its quick scale, with other numbers."""
+    return replace(ALONE, sizes={"quick": replace(PROOF.sizes["quick"], **sizes)})
+
+
+SHORT = sized(events=120, forged=1, replies=2)
+SLOW = sized(replies=1)  # for what takes seconds to start
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ import pytest
 
 from buttress.servers.process import free_port
 
-from .conftest import ALONE, EXAMPLES, ROOT, SHORT, prove_words
+from .conftest import EXAMPLES, ROOT, SHORT, SLOW, prove_words
 
 SHOWN = ("effects doubled or lost when nothing breaks", "effects doubled or lost under one fault each",
          "orders in a wrong final state", "forged or stale deliveries acted on")
@@ -26,12 +26,12 @@ def test_a_shop_passes_what_a_service_can_show(shop, needs, buttress, postgres, 
         pytest.importorskip(module, reason=f"needs {module}: pip install {module}")
     with postgres.database() as url:
         monkeypatch.setenv("DATABASE_URL", url)
-        ran = buttress(*prove_words(shop, **{"8000": str(free_port())}), "--json", proof=ALONE)
+        ran = buttress(*prove_words(shop, **{"8000": str(free_port())}), "--json", proof=SLOW)
     assert ran.verdicts() == {DAYS: "unknown", **dict.fromkeys(SHOWN, "pass")}, ran.result["claims"]
     assert ran.claim(DAYS)["why"] == "needs virtual: a service keeps the machine's time"
     assert ran.code == 2  # without --claim: what could not be shown counts
     kills = ran.result["faults"]["kill -9"]["by"]["yours"]
-    assert kills[0] == kills[1] >= 2
+    assert kills[0] == kills[1] >= 1
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def test_a_pipeline_gates_the_receiver_in_go(buttress, go_receiver, tmp_path):
     """A claim is a testcase of the JUnit file; the gate is what the claims named in the recipe say."""
     words = prove_words("webhooks/go", **{"8000": str(free_port()), "examples/webhooks/go/receiver": str(go_receiver),
                                           "webhooks.xml": str(tmp_path / "webhooks.xml"), "$(git rev-parse --short HEAD)": "of this commit"})
-    ran = buttress(*words, "--json", proof=ALONE)
+    ran = buttress(*words, "--json", proof=SLOW)
     assert ran.verdicts() == dict.fromkeys(SHOWN, "pass"), ran.result["claims"]
     assert (ran.code, ran.result["as"]) == (0, "of this commit")
     (suite,) = ElementTree.parse(tmp_path / "webhooks.xml").getroot()
