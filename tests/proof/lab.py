@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import select
 import sys
@@ -10,7 +11,10 @@ from pathlib import Path
 
 from buttress.proof import host
 
+from .subjects import Echo
+
 SUBJECTS = Path(__file__).with_name("subjects.py")
+PARAMETERS = {name: [p for p in inspect.signature(method).parameters if p != "self"] for name, method in vars(Echo).items() if inspect.isfunction(method)}
 
 
 def factory(name: str) -> str:

@@ -53,7 +53,7 @@ def start(tmp_path):
     def go(plan=None, name="Echo", calls=CALLS):
         process = SubjectProcess.spawn(lab.host_argv(name, calls), lab.variables(tmp_path), tmp_path / "subject.log", plan=plan or {}, control=True, name="echo")
         running.append(process)
-        process.hello(calls, str)
+        process.hello(calls, str, lab.PARAMETERS)
         return process
 
     yield go
@@ -137,7 +137,7 @@ def test_nothing_in_the_environment_arms_a_failpoint(tmp_path):
     env = lab.variables(tmp_path, BUTTRESS_FAILPOINTS='{"here": [1, "kill"]}', BUTTRESS_PLAN='{"here": [1, "kill"]}')
     process = SubjectProcess.spawn(lab.host_argv("Echo", CALLS), env, tmp_path / "log", name="echo")  # no control: nothing inherited
     try:
-        process.hello(CALLS, str)
+        process.hello(CALLS, str, lab.PARAMETERS)
         assert process.call("step", {"name": "here"})[0] == "here"
         assert process.hits() == {}
     finally:
@@ -166,7 +166,7 @@ def test_no_wake_up_is_lost_between_mark_and_stop(tmp_path):
     try:
         for number in range(40):
             process = SubjectProcess.fork(server, lab.variables(tmp_path), tmp_path / "log", plan={"here": (1, "stop")}, name="echo")
-            process.hello(CALLS, str)
+            process.hello(CALLS, str, lab.PARAMETERS)
             with pytest.raises(SubjectPaused):
                 process.call("step", {"name": "here"})
             process.resume()

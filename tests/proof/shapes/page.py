@@ -155,7 +155,7 @@ class Remote:
 PROOF = Proof(
     system="page", port=Site,
     subjects=(Subject("naive", f"{__file__}:naive", "baseline"), Subject("good", f"{__file__}:good", "buttress")),
-    scenarios=(Scenario("edits", drive, (Crash(each=1, replies=3),), virtual=False, processes=True),),
+    scenarios=(Scenario("edits", drive, (Crash(each=1, replies=2),), virtual=False, processes=True),),
     checkers=(shown,),
     races=(Race("fetch", lap),),
     from_url=Remote,
