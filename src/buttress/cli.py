@@ -206,7 +206,11 @@ def subject_from(options: dict[str, Any]) -> Subject | None:
     if url:
         if not url.startswith(("http://", "https://")):
             raise click.UsageError("--url must begin with http:// or https://")
-        return Subject("yours", url, "yours", start=tuple(shlex.split(start)) if start else (), ready=options["ready"])
+        try:
+            argv = tuple(shlex.split(start)) if start else ()
+        except ValueError as error:
+            raise click.UsageError(f"--start: {error}") from error
+        return Subject("yours", url, "yours", start=argv, ready=options["ready"])
     if not given:
         return None
     if not given.startswith(("cmd:", "http://", "https://")) and ":" not in given:

@@ -35,7 +35,7 @@ def sized(**sizes: int) -> Proof:
 
 
 SHORT = sized(events=120, forged=1, replies=2)
-SLOW = sized(replies=1)  # for what takes seconds to start
+SLOW = sized(crash_events=40, replies=1)  # for what takes seconds to start; among so many events each kind is there
 
 
 @pytest.fixture(autouse=True)

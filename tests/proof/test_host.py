@@ -89,7 +89,6 @@ def test_a_method_must_take_the_parameters_of_the_port_by_their_names(tmp_path, 
         process.close()
 
 
-@pytest.mark.xfail(strict=True, reason="a hello that names no parameters, as the protocol has it, ends the host with a KeyError")
 def test_of_a_method_whose_parameters_are_not_named_nothing_is_asked(tmp_path, log):
     process = SubjectProcess.spawn(lab.host_argv("Echo", CALLS), lab.variables(tmp_path), log, plan={}, control=True, name="echo")
     try:

@@ -176,12 +176,12 @@ def serve(factory: Callable[[Env], Any], calls: list[str], fd_in: int, fd_out: i
 def _there(port: Any, calls: list[str], parameters: Mapping[str, list[str]]) -> dict[str, Any]:
     """Which calls are there; one that does not take the port's parameters by name cannot be judged."""
     found = [name for name in calls if callable(getattr(port, name, None))]
-    for name in found:
+    for name in found if parameters else ():
         with contextlib.suppress(ValueError):  # a builtin without a signature
             try:
                 inspect.signature(getattr(port, name)).bind(**dict.fromkeys(parameters.get(name, ())))
             except TypeError as error:
-                return {"err": f"{name} does not take {', '.join(parameters[name]) or 'no arguments'}: {error}", "usage": True}
+                return {"err": f"{name} does not take {', '.join(parameters.get(name, ())) or 'no arguments'}: {error}", "usage": True}
     return {"ok": found}
 
 

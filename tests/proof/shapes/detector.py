@@ -43,7 +43,7 @@ class Size:
     seeds: int
     days: int = 12
     a_day: int = 10
-    reference: int = 300
+    reference: int = 150
 
 
 def spread(values: list[float]) -> float:
