@@ -28,7 +28,8 @@ function genuine({ "webhook-id": id, "webhook-timestamp": sent, "webhook-signatu
 async function send({ key, to, version, state, ...rest }) { // true: it happened. The doubt is on disk before the request leaves
   if (to === "credits" && state === "doubt") { // no key is honoured there: look, once no request of a killed process can be at work
     if (now() < started + 10) return false;
-    if ((await fetch(`${world.credits}/${encodeURIComponent(key)}`)).ok) return true;
+    const { status } = await fetch(`${world.credits}/${encodeURIComponent(key)}`, { signal: AbortSignal.timeout(10_000) });
+    if (status !== 404) return status === 200;
   }
   keep({ key, version, state: "doubt" });
   const headers = { "Idempotency-Key": `${key}:${version}` }, body = JSON.stringify(rest);

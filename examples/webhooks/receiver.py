@@ -99,18 +99,18 @@ class Receiver:
         now = self.clock.now()
         if doubt and callee == "credits":  # honours no key, but tells what it has under our reference
             if now < doubt + TIMEOUT_S:
-                return self.write("UPDATE effect SET due = ? WHERE callee = ? AND key = ?", doubt + TIMEOUT_S, callee, key)
+                return self.settle(callee, key, doubt + TIMEOUT_S, doubt)
             found = self.send("GET", callee, "/" + quote(key), None, None)
             if found != 404:
                 return self.settle(callee, key, None if found == 200 else now + RETRY_S, doubt)
+            doubt = None  # it has nothing, so nothing happened
         elif doubt and now > doubt + KEYS_LIVE_S:
             return self.settle(callee, key, now + KEYS_LIVE_S, doubt)
-        doubt = doubt if doubt and callee != "credits" else now
-        self.write("UPDATE effect SET doubt = ? WHERE callee = ? AND key = ?", doubt, callee, key)
+        self.settle(callee, key, now, doubt or now)
         status = self.send("POST", callee, "", body, key)
         if status == 200:
             return self.settle(callee, key, None, None)
-        return self.settle(callee, key, now + RETRY_S, None if status == 503 else doubt)  # 503: it says that nothing happened
+        return self.settle(callee, key, now + RETRY_S, doubt if status == 503 else doubt or now)  # 503: nothing happened this time
 
     def settle(self, callee, key, due, doubt):
         self.write("UPDATE effect SET due = ?, doubt = ? WHERE callee = ? AND key = ?", due, doubt, callee, key)

@@ -214,21 +214,28 @@ func (r *receiver) due() (effects []effect) {
 }
 
 func (r *receiver) attempt(one effect) error {
-	since := one.doubt
+	doubt := one.doubt
 	switch {
-	case since.IsZero():
-		since = time.Now()
+	case doubt.IsZero():
 	case one.to == "credits": // honours no key: ask what it has, but not while a lost request may still be at work
-		if time.Since(since) < r.client.Timeout {
+		if time.Since(doubt) < r.client.Timeout {
 			return nil
 		}
 		status, err := r.ask(http.MethodGet, one.to, "/"+url.PathEscape(one.key), "", nil)
-		if err != nil || status == http.StatusOK {
-			return r.settle(one, status == http.StatusOK, err)
+		if err != nil {
+			return err
+		} else if status == http.StatusOK {
+			return r.settle(one, "done")
+		} else if status != http.StatusNotFound {
+			return fmt.Errorf("the look-up was answered %d", status)
 		}
+		doubt = time.Time{} // it has nothing, so nothing happened
+	case time.Since(doubt) > keysLive:
+		return fmt.Errorf("in doubt since %s: look, then settle it by hand", doubt)
+	}
+	since := doubt
+	if since.IsZero() {
 		since = time.Now()
-	case time.Since(since) > keysLive:
-		return fmt.Errorf("in doubt since %s: look, then settle it by hand", since)
 	}
 	if err := r.write(record{Key: one.key, Version: one.version, Doubt: since.Unix()}); err != nil {
 		return err
@@ -242,7 +249,14 @@ func (r *receiver) attempt(one effect) error {
 		return err
 	}
 	status, err := r.ask(http.MethodPost, one.to, "", fmt.Sprintf("%s:%d", one.key, one.version), body)
-	return r.settle(one, status == http.StatusOK, err)
+	if err != nil {
+		return err // nobody knows: the doubt stays
+	} else if status == http.StatusOK {
+		return r.settle(one, "done")
+	} else if status == http.StatusServiceUnavailable && doubt.IsZero() {
+		return r.settle(one, "not done")
+	}
+	return fmt.Errorf("answered %d", status)
 }
 
 func (r *receiver) ask(method, to, path, key string, body []byte) (int, error) {
@@ -263,15 +277,8 @@ func (r *receiver) ask(method, to, path, key string, body []byte) (int, error) {
 	return answer.StatusCode, err
 }
 
-// settle keeps what an answer said: done, or not done. Where none came the doubt stays.
-func (r *receiver) settle(one effect, done bool, err error) error {
-	if err != nil {
-		return err
-	}
-	settled := "not done"
-	if done {
-		settled = "done"
-	}
+// settle keeps what an answer said: done, or not done.
+func (r *receiver) settle(one effect, settled string) error {
 	return r.write(record{Key: one.key, Version: one.version, Settled: settled})
 }
 
