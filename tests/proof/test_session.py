@@ -127,14 +127,11 @@ def everything(results, **how):
     return prove_all(plan, **{"scale": "quick", "seed": 7, "budget_s": None, "as_json": True, "junit": None, **how})
 
 
-ARMED = "that nothing could be armed is no lack of the machine, and is forgiven like one: both begin with 'needs'"
-
-
 @pytest.mark.parametrize(("verdicts", "why", "code"), [
     (("pass",), "", 0), (("fail",), "", 1), (("unknown",), "more samples", 2),
     (("unknown",), "needs redis: no server here; apt-get install redis", 0), (("unknown",), "powertools did not run: needs redis: none", 0),
     (("unknown",), "the control 'x' is asleep: powertools did not run: needs redis: none", 0), (("unknown",), "it needs more samples", 2),
-    pytest.param(("unknown",), "needs crash: no case of it could be armed", 2, marks=pytest.mark.xfail(strict=True, reason=ARMED)),
+    pytest.param(("unknown",), "needs crash: no case of it could be armed", 2),
     (("pass", "deferred"), "", 0),
 ])
 def test_all_forgives_what_this_machine_lacks_and_nothing_else(children, capfd, verdicts, why, code):

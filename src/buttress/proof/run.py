@@ -190,6 +190,8 @@ class _Runner:
             hits = {**hits, **{k: v for k, v in (traced or {}).items() if k in ("@sync", "@write")}}
         for fault in scenario.faults:
             tally = self.faults.setdefault(fault.name, {"armed": 0, "hit": 0})
+            for need in fault.needs:
+                evidence.armed.setdefault(need, 0)  # type: ignore[attr-defined]
             if not self.can(fault, evidence):
                 tally.setdefault("not armed", {})[subject.name] = self.why_not(fault, evidence)
                 continue

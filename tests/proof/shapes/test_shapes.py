@@ -21,8 +21,6 @@ from .cheat import python
 from .roster import SHAPES
 
 OPEN = {
-    "service: is killed at its syncs, where nothing can trace it":
-        "a fault that cannot be made leaves no count of what was armed: what it alone would have shown passes, with nobody killed",
     "service: keeps its book in memory that outlives a kill":
         "what a module shares with the warm interpreter that it is forked from survives every kill, and passes for stored",
 }
