@@ -148,6 +148,11 @@ class Trial:
             before.close()
         return self.open(worker)
 
+    def down(self, worker: int = 0) -> bool:
+        """Whether a service was killed after its last call: nobody has noticed, so nobody has started it again."""
+        running = self._hosts.get(worker)
+        return isinstance(running, ServiceProcess) and running.killed
+
     def kill(self, worker: int = 0) -> None:
         """kill -9 by the driver itself."""
         running = self._hosts[worker]

@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from buttress.backend.webhooks import world
 from buttress.backend.webhooks.proof.port import Receiver
@@ -14,7 +15,7 @@ from buttress.backend.webhooks.proof.subjects import LEASE_S
 from buttress.proof import Trial
 from buttress.proof.trial import EPOCH
 from buttress.proof.world import Callee, Callees, Sender
-from buttress.proof.world.sender import HOUR
+from buttress.proof.world.sender import HOUR, Delivery
 
 DAY_10 = 10 * 24 * HOUR
 QUIET_S = 0.4
@@ -98,6 +99,8 @@ def crash_points(trial: Trial, *, forge_once: bool = False, workers: int = 1) ->
     _announce(trial, sent)
     sender.run()
     if not trial.scenario.virtual:
+        if trial.down():
+            trial.restart()
         _await_effects(trial, sent)
     _conclude(trial, sent)
 
@@ -144,12 +147,16 @@ def _announce(trial: Trial, sent: list[world.Sent]) -> None:
             trial.record("fact", what="due", callee=due.callee, reference=due.reference, id=due.event, twin=due.twin)
 
 
+def _present(delivery: Delivery, now: float, port: Receiver) -> int:
+    return port.deliver(headers=dict(delivery.headers(now)), body=delivery.body)
+
+
 def forge(trial: Trial, port: Receiver, rng: random.Random) -> None:
-    """One of each kind that must be refused."""
+    """One of each kind that must be refused; again, where a kill came in between."""
     now = trial.clock.now()
     for how, delivery in world.counterfeits(now, rng):
         trial.fault("forged or stale delivery", how=how)
-        status = port.deliver(headers=dict(delivery.headers(now)), body=delivery.body)
+        status = trial.surely(partial(_present, delivery, now))
         trial.record("fact", what="forged", how=how, status=status)
 
 
