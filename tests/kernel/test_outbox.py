@@ -218,10 +218,15 @@ class Machine(RuleBasedStateMachine):
 
     @rule(stream=STREAMS, keys=st.none() | st.sets(st.sampled_from("abcdef"), max_size=2))
     def replay(self, stream, keys):
-        dead = [e for e in self.entries if e.stream == stream and e.state == "dead" and (keys is None or e.key in keys)]
+        dead = [e for e in self.entries if e.stream == stream and e.state == "dead" and (keys is None or e.key in keys) and not self.overtaken(e)]
         assert self.real.replay(stream, keys) == len(dead)
         for entry in dead:
-            entry.state, entry.due = "pending", self.clock.now()
+            entry.state, entry.due, entry.attempt = "pending", self.clock.now(), 0
+
+    def overtaken(self, entry):
+        return entry.lane is not None and any(
+            e.stream == entry.stream and e.lane == entry.lane and e.seq > entry.seq and (e.state == "sent" or e.until > 0 or e.doubted)
+            for e in self.entries)
 
     @rule(seconds=st.sampled_from([1.0, 15.0, 31.0]))
     def advance(self, seconds):

@@ -139,6 +139,28 @@ class ReplaysEverything(SqlOutbox):
         return super().replay(stream)
 
 
+class ReplaysTheOvertaken(SqlOutbox):
+    """Does not look at what its lane sent since."""
+
+    def replay(self, stream, keys=None):
+        with self._store.transaction() as tx:
+            only, more = ("", ()) if keys is None else (f"AND key IN ({', '.join('?' * len(keys)) or 'NULL'})", tuple(keys))
+            return tx.execute(f"UPDATE buttress_outbox SET state = 'pending', due = ?, attempt = 0 WHERE stream = ? AND state = 'dead' {only}",
+                              (self._clock.now(), stream, *more))
+
+
+class CountsOnAfterReplay(SqlOutbox):
+    """A replayed message begins with the attempts that it died of."""
+
+    def replay(self, stream, keys=None):
+        with self._store.transaction() as tx:
+            before = tx.all("SELECT attempt, stream, epoch, seq FROM buttress_outbox WHERE state = 'dead'")
+            count = super().replay(stream, keys)
+            for row in before:
+                tx.execute("UPDATE buttress_outbox SET attempt = ? WHERE stream = ? AND epoch = ? AND seq = ?", row)
+        return count
+
+
 class IgnoresTheLimit(SqlOutbox):
     """Gives one more than was asked for."""
 
@@ -379,6 +401,8 @@ MUTANTS = [
     (RetriesAtOnce, conformance.retry_waits_until_due),
     (DeadIsGone, conformance.dead_waits_for_replay),
     (ReplaysEverything, conformance.dead_waits_for_replay),
+    (ReplaysTheOvertaken, conformance.replay_leaves_what_was_overtaken),
+    (CountsOnAfterReplay, conformance.a_dead_letter_lets_its_lane_go_on),
     (IgnoresTheLimit, conformance.take_keeps_to_its_limit),
     (SharesMessages, conformance.senders_share_no_message),
     (SettlesTheMessageOnItsOwn, conformance.settle_joins_the_transaction),

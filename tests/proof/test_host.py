@@ -420,7 +420,6 @@ def test_a_factory_that_cannot_be_imported_says_why(tmp_path, spec):
     assert lab.open_files() == before
 
 
-@pytest.mark.xfail(strict=True, reason="a fork server that is gone says nothing of its children: for each of them the harness waits its ten seconds, several times a trial")
 def test_one_that_is_gone_is_told_at_once(server, tmp_path, log):
     process = forked(server, tmp_path, log)
     os.kill(server._process.pid, signal.SIGKILL)

@@ -197,9 +197,6 @@ def test_a_process_is_paused_and_resumed_from_outside(start):
 # -- nobody is left behind
 
 
-LEFT = "whose parent has ended is init's child, and of no group that is known: what a kill at a failpoint, or a daemon, leaves behind lives on"
-
-
 @pytest.mark.parametrize("end", ["close", "close when stopped", "close after its own end", "kill"])
 def test_the_whole_group_is_gone_afterwards(start, end):
     """A grandchild that ignores the end of its input and SIGTERM goes with its family."""
@@ -220,8 +217,8 @@ def test_the_whole_group_is_gone_afterwards(start, end):
 
 @pytest.mark.parametrize(("orphan", "at"), [
     pytest.param(False, "", id="a child"),
-    pytest.param(False, "here", id="a child, at a failpoint", marks=pytest.mark.xfail(strict=True, reason=f"one {LEFT}")),
-    pytest.param(True, "", id="a daemon", marks=pytest.mark.xfail(strict=True, reason=f"one {LEFT}"))])
+    pytest.param(False, "here", id="a child, at a failpoint"),
+    pytest.param(True, "", id="a daemon")])
 def test_one_with_a_group_of_its_own_is_gone_too(start, orphan, at):
     """What it holds in its memory must not pass for stored."""
     process = start({at: (1, "kill")} if at else {})
@@ -275,7 +272,6 @@ def test_one_that_hangs_is_broken_after_its_timeout(start):
         start().call("hang", {}, timeout_s=0.2)
 
 
-@pytest.mark.xfail(strict=True, reason="one that did not answer in time is asked for its hits all the same: a trial that hangs costs its timeout twice")
 def test_one_that_hangs_is_asked_nothing_more(trial_of, monkeypatch):
     monkeypatch.setattr(module, "CALL_TIMEOUT_S", 0.2)
     sent, send = [], SubjectProcess._send

@@ -287,14 +287,14 @@ def test_yours_is_a_stranger_in_a_process_unless_it_is_a_callable(prove, factory
 
 @pytest.mark.parametrize(("factory", "how"), [
     pytest.param(lab.factory("Echo"), "line", id="by its name"),
-    pytest.param(Notes, "in-process", id="a callable", marks=pytest.mark.xfail(strict=True, reason="a callable of role yours is said to be hosted line: its speed is compared with nobody")),
+    pytest.param(Notes, "in-process", id="a callable"),
 ])
 def test_how_yours_is_hosted_is_told_as_it_is(prove, factory, how):
     assert prove(proof(lambda trial: trial.open()), Subject("yours", factory, "yours")).evidence["yours"].hosted == how
 
 
 @pytest.mark.parametrize("processes", [
-    True, pytest.param(False, marks=pytest.mark.xfail(strict=True, reason="in this process a peer that cannot be imported is a usage error, which ends the run"))])
+    True, False])
 def test_a_peer_that_cannot_be_imported_is_absent_and_the_others_go_on(prove, processes):
     subjects = (Subject("peer", "nowhere_at_all:make", "peer"), Subject("ours", lab.factory("Echo"), "buttress"))
     outcome = prove(proof(None, subjects=subjects, scenarios=(Scenario("steady", lambda trial: (trial.open(), trial.record("fact")), processes=processes),)))
@@ -302,7 +302,6 @@ def test_a_peer_that_cannot_be_imported_is_absent_and_the_others_go_on(prove, pr
     assert outcome.evidence["ours"].measures["trials"] == 1.0
 
 
-@pytest.mark.xfail(strict=True, reason="what from_url raises of the first greeting ends the run with a traceback: a subject that cannot be reached did not start")
 def test_a_url_that_the_proof_cannot_take_is_a_subject_that_did_not_start(prove):
     def from_url(url, env):
         raise ValueError("no host in it")

@@ -147,7 +147,6 @@ def test_all_with_one_that_broke_is_70_and_the_others_are_told(children, capfd):
     assert '"system":"b"' in out
 
 
-@pytest.mark.xfail(strict=True, reason="a child that outlives its two hours takes all the others and their results along")
 def test_all_with_one_that_never_ends_is_70_and_the_others_are_told(monkeypatch, capfd):
     def child(argv, **_):
         if "endless" in argv:

@@ -73,6 +73,23 @@ class Dead:
 Verdict = Sent | Retry | Dead
 
 
+class PayloadDiffers(InvalidInput):
+    """A key came again with another payload than the message that it named before, whose payload is ``first``."""
+
+    def __init__(self, payload: bytes, first: bytes) -> None:
+        super().__init__("payload", f"{len(payload)} bytes", "differs from the message that this key named before")
+        self.first = first
+
+
+@dataclass(frozen=True)
+class DeadMessage:
+    """One that was given up, and why. ``overtaken``: a later one of its lane was or may have been sent, so it can no longer go out."""
+
+    message: Message
+    error: str
+    overtaken: bool
+
+
 @dataclass(frozen=True)
 class Backlog:
     """What stands in a stream: counts, the first number not sent, and when the next one is due (None: nothing waits)."""
@@ -87,7 +104,8 @@ class Outbox(Protocol):
     """Messages committed with the state that caused them."""
 
     def put(self, stream: str, key: str, payload: bytes, *, due: float | None = None, lane: str | None = None) -> tuple[int, int]:
-        """Joins the open transaction. Returns (epoch, seq). The same key again in a stream is the same message.
+        """Joins the open transaction. Returns (epoch, seq). The same key again in a stream is the same message; raises
+        PayloadDiffers where its payload is another one.
 
         Messages of one ``lane`` of a stream go out one after another, each when the one before is sent or dead.
         """
@@ -106,7 +124,10 @@ class Outbox(Protocol):
         ...
 
     def replay(self, stream: str, keys: Iterable[str] | None = None) -> int:
-        """Makes dead messages due again (all, or those keys). Returns how many."""
+        """Makes dead messages due again (all, or those keys), with their attempts counted anew. Returns how many.
+
+        One that a later message of its lane has overtaken (sent, under way, or perhaps sent) stays dead: it would undo what came after it.
+        """
         ...
 
 
@@ -128,6 +149,8 @@ SCHEMA = Schema(
 )
 
 
+_LATER = "b.stream = a.stream AND b.lane = a.lane AND (b.epoch > a.epoch OR (b.epoch = a.epoch AND b.seq > a.seq))"
+_OVERTAKEN = f"(lane IS NOT NULL AND EXISTS (SELECT 1 FROM buttress_outbox b WHERE {_LATER} AND (b.state = 'sent' OR b.until > 0 OR b.doubted = 1)))"
 # Of a lane only the oldest pending message may go out.
 _HEAD = ("(lane IS NULL OR NOT EXISTS (SELECT 1 FROM buttress_outbox b WHERE b.stream = a.stream AND b.lane = a.lane "
          "AND b.state = 'pending' AND (b.epoch < a.epoch OR (b.epoch = a.epoch AND b.seq < a.seq))))")
@@ -155,8 +178,8 @@ class SqlOutbox:
             if not fresh:
                 row = tx.one("SELECT epoch, seq, payload FROM buttress_outbox WHERE stream = ? AND key = ?", (stream, key))
                 assert row is not None, "messages are never deleted while their key is known"
-                if bytes(row[2]) != payload:
-                    raise InvalidInput("payload", f"{len(payload)} bytes", "differs from the message that this key named before")
+                if (first := bytes(row[2])) != payload:
+                    raise PayloadDiffers(payload, first)
                 return row[0], row[1]
             after = (seq + 1) % SEQ_SPAN
             tx.execute("UPDATE buttress_outbox_stream SET next_seq = ?, epoch = ? WHERE stream = ?",
@@ -164,10 +187,12 @@ class SqlOutbox:
         return epoch, seq
 
     def _place(self, tx: Tx, stream: str) -> tuple[int, int]:
-        tx.execute("INSERT INTO buttress_outbox_stream (stream, epoch, next_seq) VALUES (?, 0, 0) ON CONFLICT (stream) DO NOTHING",
-                   (stream,))
         lock = " FOR UPDATE" if tx.dialect == "postgres" else ""
-        row = tx.one(f"SELECT epoch, next_seq FROM buttress_outbox_stream WHERE stream = ?{lock}", (stream,))
+        find = f"SELECT epoch, next_seq FROM buttress_outbox_stream WHERE stream = ?{lock}"
+        row = tx.one(find, (stream,))
+        if row is None:
+            tx.execute("INSERT INTO buttress_outbox_stream (stream, epoch, next_seq) VALUES (?, 0, 0) ON CONFLICT (stream) DO NOTHING", (stream,))
+            row = tx.one(find, (stream,))
         assert row is not None
         return row[0], row[1]
 
@@ -196,7 +221,7 @@ class SqlOutbox:
         lost = held_until > 0  # held before, and its holder never settled
         message = Message(stream, epoch, seq, key, bytes(payload), attempt + 1, bool(doubted) or lost, fence + 1, until)
         tx.execute(
-            "UPDATE buttress_outbox SET attempt = ?, doubted = ?, fence = ?, until = ? WHERE stream = ? AND epoch = ? AND seq = ?",
+            "UPDATE buttress_outbox SET attempt = ?, doubted = ?, fence = ?, until = ? WHERE stream = ? AND epoch = ? AND seq = ? AND state = 'pending'",
             (message.attempt, int(message.doubted), message.fence, until, stream, epoch, seq),
         )
         return message
@@ -225,22 +250,49 @@ class SqlOutbox:
         with self._store.transaction() as tx:
             counts: dict[str, int] = dict(tx.all(f"SELECT state, count(*) FROM buttress_outbox WHERE state <> 'sent' {only} GROUP BY state", params))
             first = tx.one(f"SELECT epoch, seq FROM buttress_outbox WHERE state <> 'sent' {only} ORDER BY epoch, seq LIMIT 1", params)
-            due = tx.one("SELECT min(CASE WHEN until > due THEN until ELSE due END) FROM buttress_outbox a "
-                         f"WHERE state = 'pending' {only} AND {_HEAD}", params)
-        return Backlog(counts.get("pending", 0), counts.get("dead", 0), (first[0], first[1]) if first else None, due[0] if due else None)
+        due = self.next_due(None if stream is None else [stream])
+        return Backlog(counts.get("pending", 0), counts.get("dead", 0), (first[0], first[1]) if first else None, due)
 
     def replay(self, stream: str, keys: Iterable[str] | None = None) -> int:
         _check_names("keys", keys)
+        again = (f"UPDATE buttress_outbox AS a SET state = 'pending', due = ?, attempt = 0, error = NULL WHERE stream = ? AND state = 'dead' "
+                 f"AND state <> 'sent' AND NOT {_OVERTAKEN}")
         with self._store.transaction() as tx:
             now = self._clock.now()
             if keys is None:
-                return tx.execute("UPDATE buttress_outbox SET state = 'pending', due = ?, error = NULL WHERE stream = ? AND state = 'dead'",
-                                  (now, stream))
-            return sum(
-                tx.execute("UPDATE buttress_outbox SET state = 'pending', due = ?, error = NULL "
-                           "WHERE stream = ? AND key = ? AND state = 'dead'", (now, stream, key))
-                for key in keys
-            )
+                return tx.execute(again, (now, stream))
+            return sum(tx.execute(f"{again} AND key = ?", (now, stream, key)) for key in keys)
+
+    # -- for operators, and for a loop that sends
+
+    def next_due(self, streams: Sequence[str] | None = None) -> float | None:
+        """When the next message of those streams (None: of all) may be taken; None: nothing waits. Costs no count of the backlog."""
+        only, names = _among("stream", streams)
+        with self._store.transaction() as tx:
+            row = tx.one(f"SELECT min(CASE WHEN until > due THEN until ELSE due END) FROM buttress_outbox a WHERE state = 'pending' {only}AND {_HEAD}", names)
+        return row[0] if row else None
+
+    def dead(self, stream: str, limit: int, *, key: str | None = None) -> list[DeadMessage]:
+        """What was given up in a stream, oldest first."""
+        only, more = ("AND key = ?", (key,)) if key is not None else ("", ())
+        with self._store.transaction() as tx:
+            rows = tx.all(f"SELECT epoch, seq, key, payload, attempt, doubted, fence, until, error, {_OVERTAKEN} FROM buttress_outbox a "
+                          f"WHERE stream = ? AND state <> 'sent' AND state = 'dead' {only} ORDER BY epoch, seq LIMIT ?", (stream, *more, limit))
+        return [DeadMessage(Message(stream, epoch, seq, key, bytes(payload), attempt, bool(doubted), fence, until), error or "", bool(overtaken))
+                for epoch, seq, key, payload, attempt, doubted, fence, until, error, overtaken in rows]
+
+    def mark_sent(self, message: Message, note: bytes = b"") -> None:
+        """Somebody found out that a dead message was sent after all. Raises Stale if it is not dead any more."""
+        with self._store.transaction() as tx:
+            if tx.execute("UPDATE buttress_outbox SET state = 'sent', error = NULL, note = ? WHERE stream = ? AND epoch = ? AND seq = ? AND fence = ? "
+                          "AND state = 'dead'", (note, message.stream, message.epoch, message.seq, message.fence)) != 1:
+                raise Stale("this message is not dead any more", fix="look again: it was replayed meanwhile")
+
+    def streams(self, prefix: str = "") -> list[str]:
+        """The names of the streams that begin so."""
+        with self._store.transaction() as tx:
+            rows = tx.all("SELECT stream FROM buttress_outbox_stream WHERE substr(stream, 1, ?) = ? ORDER BY stream", (len(prefix), prefix))
+        return [stream for (stream,) in rows]
 
 
 def _among(column: str, streams: Sequence[str] | None) -> tuple[str, tuple[str, ...]]:

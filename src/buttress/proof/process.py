@@ -101,6 +101,7 @@ class ForkServer:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self._sock = ours
         self._buffer = b""
+        self._children: set[int] = set()
         self._exits: dict[int, int] = {}
         self._lock = threading.Lock()
         with open(log, "ab") as errors:
@@ -113,6 +114,7 @@ class ForkServer:
         if not ready or not ready.get("ready"):
             self.close()
             raise FactoryFailed(f"{factory} could not be imported: {_tail(log)}")
+        self.shares = str(ready.get("shares", ""))  # what its children would hold in common with it, and with each other, beyond every kill
 
     def fork(self, env: Mapping[str, str], stdin: int, stdout: int, stderr: int, control: int | None) -> _Forked:
         fds = [stdin, stdout, stderr] + ([] if control is None else [control])
@@ -124,14 +126,23 @@ class ForkServer:
                 if message is None:
                     raise SubjectBroken("the fork server ended")
                 if "pid" in message:
+                    self._exits.pop(message["pid"], None)  # of a child long gone that had this number
+                    self._children.add(message["pid"])
                     return _Forked(self, message["pid"])
 
     def status(self, pid: int) -> int | None:
         with self._lock:
             while pid not in self._exits:
                 if self._read(0) is None:
+                    if self._process.poll() is not None:
+                        raise SubjectBroken("the fork server ended")
                     return None
             return self._exits[pid]
+
+    def orphans(self) -> list[int]:
+        """What the children of this server left behind: it takes in their orphans, and these are none of its own."""
+        with self._lock:
+            return [pid for pid in _children(self._process.pid) if pid not in self._children]
 
     def _read(self, timeout_s: float) -> dict[str, Any] | None:
         deadline = time.monotonic() + timeout_s
@@ -145,6 +156,7 @@ class ForkServer:
         message: dict[str, Any] = json.loads(line)
         if "exit" in message:
             self._exits[message["exit"]] = message["status"]
+            self._children.discard(message["exit"])
         return message
 
     def close(self) -> None:
@@ -157,7 +169,8 @@ class ForkServer:
 class SubjectProcess:
     """A subject behind the line protocol, and the control of its process."""
 
-    def __init__(self, ending: Ending, fd_in: int, fd_out: int, control: int | None, log: Path, name: str) -> None:
+    def __init__(self, ending: Ending, fd_in: int, fd_out: int, control: int | None, log: Path, name: str, env: Mapping[str, str]) -> None:
+        self._env = env
         self.pid = ending.pid
         self.name = name
         self._ending = ending
@@ -197,7 +210,7 @@ class SubjectProcess:
             os.close(stdout_w)
             if theirs is not None:
                 theirs.close()
-        return cls(_Popen(process), stdin_w, stdout_r, cls._plan(ours, plan), log, name)
+        return cls(_Popen(process), stdin_w, stdout_r, cls._plan(ours, plan), log, name, env)
 
     @classmethod
     def fork(cls, server: ForkServer, env: Mapping[str, str], log: Path, *, plan: Mapping[str, Any] | None, name: str = "") -> SubjectProcess:
@@ -209,7 +222,7 @@ class SubjectProcess:
         os.close(stdin_r)
         os.close(stdout_w)
         theirs.close()
-        return cls(child, stdin_w, stdout_r, cls._plan(ours, plan), log, name)
+        return cls(child, stdin_w, stdout_r, cls._plan(ours, plan), log, name, env)
 
     @staticmethod
     def _plan(ours: socket.socket | None, plan: Mapping[str, Any] | None) -> int | None:
@@ -252,7 +265,7 @@ class SubjectProcess:
 
     def hits(self) -> dict[str, int]:
         """How often each failpoint was passed; nothing where the subject is not hosted by us."""
-        if not self._ours:
+        if not self._ours or self._unanswered:
             return {}
         found = self._answer(self._send("_hits", {}, tag=False), None).get("ok")
         return {name: n for name, n in found.items() if isinstance(n, int)} if isinstance(found, dict) else {}
@@ -376,9 +389,16 @@ class SubjectProcess:
         members = _family(self.pid)[1:]  # also those that went into a session of their own
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(self.pid, signal.SIGKILL)
-        end_all([*members, *_group(self.pid)])
         status = self.wait()
+        self._end_others(members)
         return os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+
+    def _end_others(self, members: Sequence[int]) -> None:
+        """All that it started, also what has outlived its parent or left the group: none of it may remember across a kill."""
+        end_all([*members, *_group(self.pid), *_heirs(self._env)])
+        if isinstance(self._ending, _Forked):
+            for orphan in self._ending.server.orphans():
+                end_all(_family(orphan))
 
     def pause(self) -> None:
         os.kill(self.pid, signal.SIGSTOP)
@@ -430,7 +450,7 @@ class SubjectProcess:
                     self.wait(2.0)
                 with contextlib.suppress(SubjectBroken):
                     self.kill()
-            end_all([*members, *_group(self.pid)])
+            self._end_others(members)
             os.close(self._out)
             if self._control is not None:
                 os.close(self._control)
@@ -442,6 +462,7 @@ class ServiceProcess:
 
     def __init__(self, argv: Sequence[str], env: Mapping[str, str], log: Path, cwd: str | None = None) -> None:
         self._log = log
+        self._env = env
         self.port: Any = None  # what speaks to it, in the harness
         self.killed = False
         try:
@@ -493,6 +514,7 @@ class ServiceProcess:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, number)
         self._process.wait(timeout=10)
+        end_all(_heirs(self._env))
 
 
 def answers(url: str) -> bool:
@@ -548,13 +570,29 @@ def _group(group: int) -> list[int]:
     return members
 
 
+def _heirs(env: Mapping[str, str]) -> list[int]:
+    """Who was started with this subject's environment, whoever is their parent by now."""
+    words = {f"{name}={env[name]}".encode() for name in ("BUTTRESS_DIR", "BUTTRESS_WORKER") if env.get(name)}
+    members = []
+    for entry in os.listdir("/proc") if len(words) == 2 and os.path.isdir("/proc") else []:
+        with contextlib.suppress(OSError):
+            if entry.isdigit() and int(entry) != os.getpid() and words <= set(Path(f"/proc/{entry}/environ").read_bytes().split(b"\0")):
+                members.append(int(entry))
+    return members
+
+
+def _children(pid: int) -> list[int]:
+    members: list[int] = []
+    with contextlib.suppress(OSError):
+        for task in os.listdir(f"/proc/{pid}/task"):
+            members += [int(child) for child in Path(f"/proc/{pid}/task/{task}/children").read_text().split()]
+    return members
+
+
 def _family(pid: int) -> list[int]:
     members, at = [pid], 0
     while at < len(members):
-        with contextlib.suppress(OSError):
-            for task in os.listdir(f"/proc/{members[at]}/task"):
-                children = Path(f"/proc/{members[at]}/task/{task}/children").read_text().split()
-                members += [int(child) for child in children]
+        members += _children(members[at])
         at += 1
     return members
 

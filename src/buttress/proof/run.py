@@ -148,7 +148,7 @@ class _Runner:
 
     def begin(self, subject: Subject) -> verdict.Evidence:
         """What is known of a subject before it ran: what it lacks, how it is hosted, whether it is there at all."""
-        alone = subject.role == "yours" and hosted(subject) == "in-process"  # a stranger is never let into this process
+        alone = subject.role == "yours" and hosted(subject) == "in-process" and not callable(subject.factory)  # a stranger is never let into this process
         evidence = verdict.Evidence(measures={}, hosted="line" if alone else hosted(subject))
         absent = [self.there(need) for need in subject.needs if not self.there(need).there]
         if absent:

@@ -317,8 +317,11 @@ def _closing(found: Sequence[Mapping[str, Any]], not_run: Sequence[str], wall_s:
 
 
 def _child(name: str, scale: str, seed: int) -> dict[str, Any] | None:
-    done = subprocess.run([sys.executable, "-m", "buttress", "prove", name, "--scale", scale, "--seed", str(seed), "--json"],
-                          capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, timeout=CHILD_TIMEOUT_S)
+    try:
+        done = subprocess.run([sys.executable, "-m", "buttress", "prove", name, "--scale", scale, "--seed", str(seed), "--json"],
+                              capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, timeout=CHILD_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        return None
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     if not lines:
         sys.stderr.write(done.stderr[-2000:])

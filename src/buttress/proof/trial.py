@@ -193,8 +193,8 @@ class Trial:
 
     def fault(self, name: str, **fields: Any) -> None:
         """A fault that the workload makes itself; counted like the others, armed and hit."""
+        self.record("fault", name=name, armed=1, hit=1, **fields)
         self.made[name] = self.made.get(name, 0) + 1
-        self._write("fault", name=name, armed=1, hit=1, **fields)
 
     @contextlib.contextmanager
     def meter(self) -> Iterator[Callable[[], Meter]]:
@@ -234,6 +234,8 @@ class Trial:
             with contextlib.suppress(ButtressError):
                 self._absorb(running, ask=True)
             running.close()
+            if self._trace == "inject" and _was_struck(self._folder):  # while it closed: nobody was there to see it die
+                self.hit = True
         self._hosts.clear()
         for name, counts in self._counted.items():  # several workers share the work by chance: what one of them surely reaches
             self.hits[name] = -(-sum(counts) // max(1, self._crew))
@@ -281,17 +283,11 @@ class Trial:
         if subject.factory.startswith("cmd:"):
             argv = self._traced(split_command(subject.factory))
             process = SubjectProcess.spawn(argv, env, log, name=subject.name)
-        elif self._trace:
+        elif self._trace or self._server().shares:  # traced, or of a module whose memory a fork would carry over a kill: a fresh interpreter
             argv = [self._python(), host.__file__, "--factory", subject.factory, "--calls", ",".join(self._calls)]
             process = SubjectProcess.spawn(self._traced(argv), env, log, plan=plan, control=True, name=subject.name)
         else:
-            try:
-                server = self._warm.fork_server(subject.factory, self._calls, self._python())
-            except FactoryFailed as error:
-                if subject.role == "yours":
-                    raise UsageError(error.message, fix="is the factory's name right?") from error
-                raise
-            process = SubjectProcess.fork(server, env, log, plan=plan, name=subject.name)
+            process = SubjectProcess.fork(self._server(), env, log, plan=plan, name=subject.name)
         if self._trace == "inject":
             process.evidence = lambda: _was_struck(self._folder)
         self._hosts[worker] = process  # so that it is closed when hello fails
@@ -303,6 +299,14 @@ class Trial:
             return self._start(worker)
         self._hosts.pop(worker)
         return process
+
+    def _server(self) -> ForkServer:
+        try:
+            return self._warm.fork_server(str(self.subject.factory), self._calls, self._python())
+        except FactoryFailed as error:
+            if self.subject.role == "yours":
+                raise UsageError(error.message, fix="is the factory's name right?") from error
+            raise
 
     def _python(self) -> str:
         """A peer with parts of its own is hosted in its own environment."""
@@ -320,7 +324,7 @@ class Trial:
             try:
                 factory = host.load_factory(factory)
             except (ImportError, AttributeError, OSError, SyntaxError) as error:
-                raise UsageError(f"{self.subject.factory}: {type(error).__name__}: {error}") from error
+                raise FactoryFailed(f"{self.subject.factory}: {type(error).__name__}: {error}") from error
         clock: Clock = self.clock
         try:
             port = factory(Env(self.state, self.seed, self.world, clock, worker))
@@ -335,7 +339,10 @@ class Trial:
         url = str(self.subject.factory)
         if self.proof.from_url is None:
             raise UsageError(f"{self.proof.system} cannot be judged by its URL", fix="use --subject")
-        port = self.proof.from_url(url, Env(self.state, self.seed, self.world, self.clock, worker))
+        try:
+            port = self.proof.from_url(url, Env(self.state, self.seed, self.world, self.clock, worker))
+        except Exception as error:
+            raise FactoryFailed(f"{self.subject.name} did not start: {type(error).__name__}: {error}") from error
         if not self.subject.start:
             return _InProcess(port, self._calls)
         words = {**self.world, "dir": self.state}

@@ -453,16 +453,35 @@ def a_lost_sender_holds_its_lane(case: Case) -> None:
 
 
 def a_dead_letter_lets_its_lane_go_on(case: Case) -> None:
-    """A dead message no longer holds its lane back; replayed, it is the oldest again."""
-    mine, _ = case.fresh()
+    """A dead message no longer holds its lane back; replayed before the next one was sent, it is the oldest again."""
+    mine, clock = case.fresh()
     for n in range(3):
         mine.put(STREAM, f"m{n}", b"", lane="lane")
     mine.settle(one(mine, why="the oldest"), Dead("refused for good"))
     message = one(mine, why="after the oldest died")
     expect(message.key == "m1", f"{message.key} came after m0 died")
-    mine.settle(message, Sent())
-    mine.replay(STREAM)
-    expect(one(mine, why="after replay").key == "m0", "the replayed message is not the oldest")
+    mine.settle(message, Retry(clock.now(), "not now"))
+    expect(mine.replay(STREAM) == 1, "replay of a dead message that nothing has overtaken did not count it")
+    again = one(mine, why="after replay")
+    expect(again.key == "m0", "the replayed message is not the oldest")
+    expect(again.attempt == 1, f"the attempts of a replayed message begin anew, this is attempt {again.attempt}")
+
+
+def replay_leaves_what_was_overtaken(case: Case) -> None:
+    """A dead message whose lane went on and sent a later one stays dead: it would undo what came after it."""
+    mine, _ = case.fresh()
+    for n in range(3):
+        mine.put(STREAM, f"m{n}", b"", lane="lane")
+    mine.put(STREAM, "alone", b"", lane="another")
+    for message in mine.take(10, LEASE_S):
+        mine.settle(message, Dead("refused for good"))
+    later = one(mine, why="after the oldest died")
+    expect(mine.replay(STREAM, ["m0"]) == 0, "replay brought back a message while a later one of its lane is under way")
+    mine.settle(later, Sent())
+    expect(mine.replay(STREAM, ["m0"]) == 0, "replay of a message that was overtaken in its lane counted it")
+    expect(mine.replay(STREAM) == 1, "replay of all did not bring back just the one whose lane stood still")
+    found = sorted(keys(mine.take(10, LEASE_S)))
+    expect(found == ["alone", "m2"], f"after replay the next of the lane and the replayed one are due, take gave {found}")
 
 
 def a_held_back_message_is_not_due(case: Case) -> None:
@@ -649,6 +668,7 @@ ALWAYS: tuple[Callable[[Case], None], ...] = (
     a_lane_waits_for_what_is_not_due,
     a_lost_sender_holds_its_lane,
     a_dead_letter_lets_its_lane_go_on,
+    replay_leaves_what_was_overtaken,
     a_held_back_message_is_not_due,
     limits_are_refused,
     limits_are_inclusive,

@@ -20,22 +20,15 @@ from . import batch, document
 from .cheat import python
 from .roster import SHAPES
 
-OPEN = {
-    "service: keeps its book in memory that outlives a kill":
-        "what a module shares with the warm interpreter that it is forked from survives every kill, and passes for stored",
-}
-
-
 def runs_with_cheats():
-    """Cheats that one run tells of come together. Open bugs are expected to fail, and told."""
+    """Cheats that one run tells of come together."""
     for name, shape in SHAPES.items():
         runs = {}
         for cheat in shape.cheats:
             runs.setdefault((cheat.factory, id(cheat.proof), cheat.probe), []).append(cheat)
         for cheats in runs.values():
             label = f"{name}: {' / '.join(cheat.name for cheat in cheats)}"
-            marks = [pytest.mark.xfail(strict=True, reason=OPEN[label])] if label in OPEN else []
-            yield pytest.param(shape, cheats, id=label, marks=marks)
+            yield pytest.param(shape, cheats, id=label)
 
 
 each_shape = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)

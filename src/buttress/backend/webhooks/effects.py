@@ -23,14 +23,13 @@ from buttress.kernel.clock import Clock
 from buttress.kernel.errors import ButtressError, InvalidInput, Stale
 from buttress.kernel.failpoint import failpoint
 from buttress.kernel.idempotency import Done, InFlight, Mismatch, New, SqlIdempotency, Unknown
-from buttress.kernel.outbox import Dead, Message, Retry, Sent, SqlOutbox, Verdict
+from buttress.kernel.outbox import Dead, Message, PayloadDiffers, Retry, Sent, SqlOutbox, Verdict
 from buttress.kernel.store import Store, Tx
 
 KEY_MAX_CHARS = 255
 PAYLOAD_MAX_BYTES = 1 << 20
 NOTE_MAX_BYTES = 4096
 FAILURES_MAX = 3
-REPLAY_MAX = 10_000
 REJECTED = "rejected: "
 AT_ONCE_S = 1e-9  # below the resolution of a time since the epoch: the lease ends now, the intent stays
 log = logging.getLogger("buttress.webhooks")
@@ -132,12 +131,8 @@ class Effects:
         stream, now = self._prefix + wanted.name, self._clock.now()
         try:
             self._outbox.put(stream, wanted.key, wanted.body, due=now, lane=wanted.lane)
-        except InvalidInput as refused:
-            if refused.field != "payload":
-                raise
-            row = tx.one("SELECT payload FROM buttress_outbox WHERE stream = ? AND key = ?", (stream, wanted.key))
-            first = bytes(row[0]) if row else None
-            if self._gaps.alarm(tx, "effect", wanted.event, wanted.key, hashlib.sha256(wanted.body).digest(), now, first, wanted.body):
+        except PayloadDiffers as refused:
+            if self._gaps.alarm(tx, "effect", wanted.event, wanted.key, hashlib.sha256(wanted.body).digest(), now, refused.first, wanted.body):
                 log.warning("an effect key came with another payload", extra={"endpoint": self._endpoint, "effect": wanted.name})
 
     # -- sending
@@ -322,30 +317,17 @@ class Effects:
 
     def next_due(self) -> float | None:
         """When the next effect with a callee here is due."""
-        dues = [self._outbox.backlog(stream).next_due for stream in self._streams]
-        return min((due for due in dues if due is not None), default=None)
+        return self._outbox.next_due(self._streams)
 
-    def pending(self, tx: Tx) -> int:
+    def pending(self) -> int:
         """How many effects wait, also those whose callee is registered elsewhere."""
-        return sum(self._outbox.backlog(stream).pending for stream in self._all_streams(tx))
+        return sum(self._outbox.backlog(stream).pending for stream in self._outbox.streams(self._prefix))
 
-    def _all_streams(self, tx: Tx) -> list[str]:
-        rows = tx.all("SELECT stream FROM buttress_outbox_stream WHERE substr(stream, 1, ?) = ? ORDER BY stream", (len(self._prefix), self._prefix))
-        return [stream for (stream,) in rows]
-
-    def dead(self, tx: Tx, limit: int) -> list[DeadEffect]:
+    def dead(self, limit: int) -> list[DeadEffect]:
         """Effects that were given up, callee by callee, oldest first."""
-        found = [DeadEffect(self._name(stream), message.key, message.attempt, error)
-                 for stream in self._all_streams(tx) for message, error, _ in self._dead_in(tx, stream, None, limit)]
+        found = [DeadEffect(self._name(stream), one.message.key, one.message.attempt, one.error)
+                 for stream in self._outbox.streams(self._prefix) for one in self._outbox.dead(stream, limit)]
         return found[:limit]
-
-    def _dead_in(self, tx: Tx, stream: str, key: str | None, limit: int) -> list[tuple[Message, str, str | None]]:
-        """Dead messages of a stream, with their errors and lanes."""
-        only, more = ("AND key = ?", (key,)) if key is not None else ("", ())
-        rows = tx.all("SELECT epoch, seq, key, payload, attempt, doubted, fence, until, error, lane FROM buttress_outbox "
-                      f"WHERE stream = ? AND state <> 'sent' AND state = 'dead' {only} ORDER BY epoch, seq LIMIT ?", (stream, *more, limit))
-        return [(Message(stream, epoch, seq, key, bytes(payload), attempt, bool(doubted), fence, until), error or "", lane)
-                for epoch, seq, key, payload, attempt, doubted, fence, until, error, lane in rows]
 
     def retire(self, before: float) -> None:
         """Drops the answers of callees settled before that time, never the fact that they were given."""
@@ -354,31 +336,23 @@ class Effects:
 
     def replay(self, effect: str, key: str | None = None) -> int:
         """Makes one dead effect due again, or all of that name; not one that a later effect of its lane has overtaken."""
-        with self._store.transaction() as tx:
-            return sum(self._outbox.replay(message.stream, [message.key])
-                       for message, _, lane in self._dead_in(tx, self._prefix + effect, key, REPLAY_MAX)
-                       if lane is None or not self._overtaken(tx, message, lane))
-
-    @staticmethod
-    def _overtaken(tx: Tx, message: Message, lane: str) -> bool:
-        """Whether something later was sent in the same lane already: this message would undo it."""
-        return tx.one("SELECT 1 FROM buttress_outbox WHERE stream = ? AND lane = ? AND state = 'sent' AND (epoch > ? OR (epoch = ? AND seq > ?)) LIMIT 1",
-                      (message.stream, lane, message.epoch, message.epoch, message.seq)) is not None
+        return self._outbox.replay(self._prefix + effect, None if key is None else [key])
 
     def resolve(self, effect: str, key: str, *, happened: bool) -> int:
         """Somebody found out. A dead effect is then closed as sent, or sent again. Returns how many doubts were closed."""
         sends = self._sends_of(effect)
         with self._store.transaction() as tx:
             closed = self._gaps.resolve(tx, effect, key, self._clock.now())
-            for message, _, _ in self._dead_in(tx, self._prefix + effect, key, 1) if closed else ():
+            for message in [one.message for one in self._outbox.dead(self._prefix + effect, 1, key=key)] if closed else ():
                 claim = sends.claim(key, hashlib.sha256(message.payload).digest(), self._lease_s)
                 if isinstance(claim, InFlight):
                     raise ButtressError("a sender holds this effect", fix=f"try again in {self._lease_s:g} s")
                 if isinstance(claim, New | Unknown):
                     sends.settle(key, claim.fence, b"resolved" if happened else None)
-                self._outbox.replay(message.stream, [key])
                 if happened:
-                    self._outbox.settle(message, Sent(b"resolved"))
+                    self._outbox.mark_sent(message, b"resolved")
+                else:
+                    self._outbox.replay(message.stream, [key])
         return closed
 
 

@@ -364,7 +364,7 @@ class Inbox:
             now, ledger = self.store.clock.now(), self._ledger
             return GapReport(
                 missed=tuple(ledger.missed(tx, now - self.retention.total_seconds(), limit)), stuck=tuple(ledger.stuck(tx, now - self.config.stuck_s, limit)),
-                dead=tuple(ledger.dead(tx, limit)), dead_effects=tuple(self._effects.dead(tx, limit)), ignored=ledger.idle(tx, "ignored"),
+                dead=tuple(ledger.dead(tx, limit)), dead_effects=tuple(self._effects.dead(limit)), ignored=ledger.idle(tx, "ignored"),
                 alarms=tuple(self._gaps.alarms(tx, limit)), doubts=tuple(self._gaps.doubts(tx, limit)))
 
     def backlog(self) -> Backlog:
@@ -372,7 +372,7 @@ class Inbox:
         with self.store.transaction() as tx:
             count, oldest = self._ledger.waiting(tx)
             dead, ignored = sum(self._ledger.idle(tx, "dead").values()), sum(self._ledger.idle(tx, "ignored").values())
-            return Backlog(count, oldest, dead, ignored, self._effects.pending(tx))
+            return Backlog(count, oldest, dead, ignored, self._effects.pending())
 
     def backfill(self, events: Iterable[Event | Mapping[str, Any] | bytes], since: float | datetime) -> Backfilled:
         """Stores what the provider's own list holds and we were never sent. The list vouches for it: no signature is checked.

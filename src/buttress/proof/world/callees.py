@@ -26,16 +26,20 @@ TIMEOUT_S = 30.0
 
 @dataclass
 class Callee:
-    """One callee. ``fails`` says, by the number of the request from 1, whether it answers 503 and does nothing."""
+    """One callee. ``fails(method, number)`` says what becomes of a request, by its number of that method from 1.
+
+    ``""``: it works. ``refuse``: 503, and nothing is done. ``after``: it is done, and the answer is 500; a GET is answered 500.
+    """
 
     name: str
     honours: Literal["keyed", "lookup", "plain"]
-    fails: Callable[[int], bool] = lambda number: False
+    fails: Callable[[str, int], Literal["", "refuse", "after"]] = lambda method, number: ""
     key_ttl_s: float = 24 * 3600.0  # how long it honours a key: Stripe promises 24 hours and no more
     answers: dict[str, tuple[float, bytes]] = field(default_factory=dict)  # by key: when, what
     found: dict[str, bytes] = field(default_factory=dict)  # by reference
     state: dict[str, Any] = field(default_factory=dict)  # by object: the last one that was written
     requests: int = 0
+    lookups: int = 0
     references: set[str] = field(default_factory=set)  # what happened at all
 
 
@@ -75,6 +79,9 @@ class Callees:
             return 404, b"{}"
         with self._lock:
             if method == "GET":
+                callee.lookups += 1
+                if failure := callee.fails("GET", callee.lookups):
+                    return (503 if failure == "refuse" else 500), b"{}"
                 reference = unquote(rest) or parse_qs(parts.query).get("reference", [""])[0]
                 there = callee.found.get(reference) if callee.honours == "lookup" else None
                 return (200, there) if there is not None else (404, b"{}")
@@ -82,7 +89,8 @@ class Callees:
 
     def _effect(self, callee: Callee, headers: Mapping[str, str], body: bytes) -> tuple[int, bytes]:
         callee.requests += 1
-        if callee.fails(callee.requests):
+        failure = callee.fails("POST", callee.requests)
+        if failure == "refuse":
             return 503, b"{}"
         key = headers.get("idempotency-key", "")
         now = self._trial.clock.now()
@@ -100,8 +108,9 @@ class Callees:
         callee.found[str(effect.get("key") or reference)] = answer
         if callee.honours == "keyed" and key:
             callee.answers[key] = (now, answer)
-        self._trial.record("fact", what="effect", callee=callee.name, reference=reference, at=now)
-        return 200, answer
+        fields = {"object": str(effect["object"])} if "object" in effect else {}
+        self._trial.record("fact", what="effect", callee=callee.name, reference=reference, at=now, **fields)
+        return (200, answer) if not failure else (500, b"{}")
 
 
 class _Server(socketserver.ThreadingTCPServer):
