@@ -95,6 +95,18 @@ class Echo:
             started.wait()
         return int(started.stdout.readline())
 
+    def daemon(self):
+        """Forks twice, executes nothing, and leaves the session: what it holds in its memory is a child of nobody's. Returns its pid."""
+        read, write = os.pipe()
+        if not (child := os.fork()):
+            os.setsid()
+            if not os.fork():
+                os.write(write, str(os.getpid()).encode())
+                signal.pause()
+            os._exit(0)
+        os.waitpid(child, 0)
+        return int(os.read(read, 20))
+
     def shadowed(self):
         """Which modules of the harness's folder can be imported by their bare name."""
         import importlib.util

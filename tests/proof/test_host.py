@@ -432,6 +432,37 @@ def test_one_that_is_gone_is_told_at_once(server, tmp_path, log):
         process.close()
 
 
+@pytest.mark.parametrize("end", ["kill", "close"])
+def test_a_daemon_of_a_forked_subject_is_gone_with_it(server, tmp_path, log, end):
+    """It was never executed, so it has the environment of the fork server: its adoption tells whose it was."""
+    process, other = (SubjectProcess.fork(server, lab.variables(tmp_path), log, plan={}, name="forked") for _ in range(2))
+    for one in (process, other):
+        one.hello(CALLS, port_text)
+    daemon = process.call("daemon", {})
+    assert lab.alive(daemon)
+    process.kill() if end == "kill" else process.close()
+    assert lab.ends(daemon, 5)
+    assert other.call("echo", {"value": 1}) == 1
+    process.close()
+    other.close()
+
+
+@pytest.mark.parametrize(("line", "shares"), [
+    ("x = 1", ""),
+    ("import mmap; memory = mmap.mmap(-1, 4096)", "shared memory"),
+    ("import socket; ours, theirs = socket.socketpair()", "open descriptors"),
+    ("book = open('/dev/null')", "open descriptors"),
+    ("open('/dev/null').close()", ""),
+])
+def test_what_an_import_leaves_in_common_is_told(tmp_path, line, shares):
+    (tmp_path / "subject.py").write_text(f"{line}\nclass Echo:\n    def __init__(self, env): pass\n")
+    server = ForkServer(f"{tmp_path / 'subject.py'}:Echo", (), tmp_path / "log")
+    try:
+        assert server.shares == shares
+    finally:
+        server.close()
+
+
 def test_it_dies_with_its_owner_and_takes_its_subjects_along(tmp_path):
     code = f"""
 import os, sys

@@ -208,10 +208,15 @@ def shared_by(before: set[str]) -> str:
             shared = [line for line in maps if line.split()[1][1:4:2] == "ws"]
         if shared:
             return "shared memory"
-        opened = set(os.listdir("/proc/self/fd")) - before
-        if any(os.path.exists(f"/proc/self/fd/{fd}") for fd in opened):
+        if descriptors_open() - before:
             return "open descriptors"
     return ""
+
+
+def descriptors_open() -> set[str]:
+    with contextlib.suppress(OSError):
+        return {fd for fd in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{fd}")}  # without that of the listing itself
+    return set()
 
 
 def private_stdout() -> int:
@@ -227,7 +232,7 @@ def fork_server(spec: str, calls: list[str], fd: int) -> None:
     A request is {"env": {...}, "control": bool} with stdin, stdout, stderr and, if so, the control descriptor attached.
     """
     adopt_orphans()
-    before = set(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else set()
+    before = descriptors_open()
     factory = load_factory(spec)
     shares = shared_by(before)
     sock = socket.socket(fileno=fd)

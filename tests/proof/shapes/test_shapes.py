@@ -20,6 +20,7 @@ from . import batch, document
 from .cheat import python
 from .roster import SHAPES
 
+
 def runs_with_cheats():
     """Cheats that one run tells of come together."""
     for name, shape in SHAPES.items():
