@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 
 from buttress.kernel.errors import SchemaMismatch
+from buttress.kernel.store import sqlite as sqlite_store
 from buttress.kernel.store.sqlite import SqliteStore, SqliteTx
 from buttress.testing import check_store
 from buttress.testing import store as conformance
@@ -34,6 +35,16 @@ class CommitsTheInner(SqliteStore):
             yield tx
         if inner:
             commit_early(self)
+
+
+class LetsAnybodyCommit(SqliteStore):
+    """Runs whatever it is given."""
+
+    @contextmanager
+    def transaction(self):
+        with super().transaction() as tx, pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sqlite_store, "check_statement", lambda sql: None)
+            yield tx
 
 
 class SwallowsErrors(SqliteStore):
@@ -246,6 +257,7 @@ class RollsBackQuietly(SqliteStore):
 
 MUTANTS = [
     (CommitsTheInner, conformance.an_open_transaction_is_joined),
+    (LetsAnybodyCommit, conformance.nobody_inside_ends_the_transaction),
     (SwallowsErrors, conformance.an_error_undoes_everything),
     (CommitsDespiteErrors, conformance.an_error_undoes_everything),
     (OneFailsAll, conformance.submit_gives_each_its_own),

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 import pytest
 
 from buttress.kernel import failpoint
-from buttress.kernel.errors import ButtressError, InvalidInput, Unavailable
+from buttress.kernel.errors import ButtressError, InvalidInput, RolledBack, Unavailable
 from buttress.kernel.failpoint import FailpointError
 from buttress.kernel.store import Schema
 from buttress.kernel.store.sqlite import SqliteStore
@@ -387,6 +387,38 @@ def test_a_failing_commit_answers_all_with_an_error(store):
     assert ids(store.path) == [number for number in range(20) if number not in failed]
     store.submit(insert(100))
     assert ids(store.path)[-1] == 100
+
+
+def test_a_write_that_rolls_back_the_shared_commit_leaves_nothing_half_done(store):
+    """ON CONFLICT ROLLBACK ends the whole transaction, not the statement: who shared it is told, and nothing of theirs is there."""
+    store.submit(lambda tx: tx.execute("CREATE TABLE t (id INTEGER PRIMARY KEY)"))
+    store.submit(lambda tx: tx.execute("INSERT INTO t VALUES (0)"))
+    gate, answers = threading.Event(), {}
+
+    def submit(name, work):
+        try:
+            answers[name] = store.submit(work)
+        except Exception as error:
+            answers[name] = error
+
+    holder = threading.Thread(target=submit, args=("holder", lambda tx: gate.wait(10)))
+    holder.start()
+    works = {"before": "INSERT INTO t VALUES (1)", "culprit": "INSERT OR ROLLBACK INTO t VALUES (0)", "after": "INSERT INTO t VALUES (2)"}
+    threads = []
+    for waiting, (name, sql) in enumerate(works.items(), 1):
+        threads.append(threading.Thread(target=submit, args=(name, lambda tx, sql=sql: tx.execute(sql))))
+        threads[-1].start()
+        while store._writer._queue.qsize() < waiting:
+            pass
+    gate.set()
+    for thread in (holder, *threads):
+        thread.join(10)
+    assert isinstance(answers["culprit"], sqlite3.IntegrityError)
+    assert isinstance(answers["before"], RolledBack)
+    assert isinstance(answers["after"], RolledBack)
+    with store.transaction() as tx:
+        assert tx.all("SELECT id FROM t") == [(0,)]
+    assert store.submit(lambda tx: tx.execute("INSERT INTO t VALUES (3)")) == 1
 
 
 def test_submit_from_inside_its_own_work_is_refused(store):

@@ -232,6 +232,25 @@ def an_open_transaction_is_joined(case: Case) -> None:
         expect(ids(store) == [1, 2], f"both blocks ended well, the table holds {ids(store)}")
 
 
+def nobody_inside_ends_the_transaction(case: Case) -> None:
+    """A statement that begins or ends a transaction is refused, in a block and in submit; what else was written stays with its owner."""
+    with case.fresh() as store:
+        for number, sql in enumerate(("COMMIT", " rollback", "End", "BEGIN", "ROLLBACK TRANSACTION", "COMMIT WORK")):
+            for run in ("execute", "one", "all"):
+                with rolled_back(store.transaction()) as tx:
+                    tx.execute(INSERT, (number,))
+                    refused(InvalidInput, f"{sql!r} by {run}", getattr(tx, run), sql)
+            refused(InvalidInput, f"{sql!r} in submit", store.submit, lambda tx, sql=sql: tx.execute(sql))
+        expect(ids(store) == [], f"all was rolled back by its owner, the table holds {ids(store)}")
+        with store.transaction() as tx:
+            tx.execute("SAVEPOINT mine")
+            tx.execute(INSERT, (1,))
+            tx.execute("ROLLBACK TO SAVEPOINT mine")
+            tx.execute(INSERT, (2,))
+            tx.execute("RELEASE SAVEPOINT mine")
+        expect(ids(store) == [2], f"savepoints are free, the table holds {ids(store)}")
+
+
 def what_ends_well_is_there(case: Case) -> None:
     """A block that swallowed a failed statement commits what it wrote, or raises at its end: never neither."""
     with case.fresh() as store:
@@ -376,6 +395,7 @@ ALWAYS: tuple[Callable[[Case], None], ...] = (
     a_block_that_ends_is_committed,
     an_error_undoes_everything,
     an_open_transaction_is_joined,
+    nobody_inside_ends_the_transaction,
     what_ends_well_is_there,
     submit_answers,
     submit_gives_each_its_own,

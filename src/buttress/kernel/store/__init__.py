@@ -7,13 +7,15 @@ the same thread gives the same transaction, and only the outermost commits.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Literal, Protocol, TypeVar
 
 from buttress.kernel.clock import Clock
-from buttress.kernel.errors import SchemaMismatch
+from buttress.kernel.errors import InvalidInput, SchemaMismatch
 
 T = TypeVar("T")
 Dialect = Literal["sqlite", "postgres"]
@@ -54,8 +56,21 @@ TYPES: Mapping[Dialect, Mapping[str, str]] = {
 }
 
 
+_ENDS = re.compile(r"\s*(BEGIN|COMMIT|END|ABORT|START|ROLLBACK(?!\s+(TRANSACTION\s+|WORK\s+)?TO\b)|PREPARE\s+TRANSACTION)\b", re.IGNORECASE)
+
+
+@lru_cache(maxsize=1024)
+def check_statement(sql: str) -> None:
+    """Refuses what would begin or end a transaction: who shares it with others cannot know what else would be committed."""
+    if found := _ENDS.match(sql):
+        raise InvalidInput("sql", found[1], "must not begin or end the transaction", fix="raise an error: whoever began it rolls it back")
+
+
 class Tx(Protocol):
-    """An open transaction. ``connection`` is the driver's own, for code that brings its own SQL layer."""
+    """An open transaction. ``connection`` is the driver's own, for code that brings its own SQL layer.
+
+    All three raise InvalidInput for a statement that begins or ends a transaction; savepoints are free.
+    """
 
     dialect: Dialect
     connection: Any

@@ -26,7 +26,7 @@ from buttress.kernel.errors import (
     Uncertain,
 )
 from buttress.kernel.failpoint import failpoint
-from buttress.kernel.store import SCHEMA_TABLE, TYPES, Dialect, Row, Schema, Tx
+from buttress.kernel.store import SCHEMA_TABLE, TYPES, Dialect, Row, Schema, Tx, check_statement
 
 if TYPE_CHECKING:
     import psycopg
@@ -39,6 +39,7 @@ def to_psycopg(sql: str) -> str:
     """``?`` to ``%s``. Our SQL holds no literal question mark and no per cent sign: checked here."""
     if "%" in sql:
         raise InvalidInput("sql", sql, "must not hold a per cent sign: pass it as a parameter")
+    check_statement(sql)
     return re.sub(r"\?", "%s", sql)
 
 

@@ -18,9 +18,9 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from buttress.kernel.clock import Clock, SystemClock
-from buttress.kernel.errors import ButtressError, InvalidInput, Unavailable
+from buttress.kernel.errors import ButtressError, InvalidInput, RolledBack, Unavailable
 from buttress.kernel.failpoint import failpoint
-from buttress.kernel.store import SCHEMA_TABLE, TYPES, Dialect, Row, Schema, Tx
+from buttress.kernel.store import SCHEMA_TABLE, TYPES, Dialect, Row, Schema, Tx, check_statement
 
 T = TypeVar("T")
 BATCH_MAX = 256
@@ -36,6 +36,7 @@ class SqliteTx:
         self.connection = connection
 
     def _run(self, sql: str, params: Sequence[Any]) -> sqlite3.Cursor:
+        check_statement(sql)
         cursor = self.connection.cursor()
         cursor.row_factory = None
         return cursor.execute(sql, params)
@@ -268,12 +269,16 @@ class _Writer:
                     except Exception as error:
                         if isinstance(error, sqlite3.OperationalError) and _is(error, *PASSING):
                             raise  # SQLite may have rolled back all of it already: nobody's write is there
+                        if not tx.connection.in_transaction:  # its statement said ON CONFLICT ROLLBACK, or a trigger did
+                            future.set_exception(error)
+                            raise RolledBack("a statement of another write rolled back this commit", fix="nothing was written; try again") from error
                         tx.execute("ROLLBACK TO item")
                         answers.append((future, None, error))
                     tx.execute("RELEASE item")
         except BaseException as error:
             for _, future in batch:
-                future.set_exception(error)
+                if not future.done():
+                    future.set_exception(error)
             return
         for future, value, problem in answers:
             if problem is None:
