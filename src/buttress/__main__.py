@@ -1,4 +1,4 @@
-"""``python -m buttress`` and the console script: exit codes are 0 pass, 1 fail, 2 unknown, 64 usage, 70 broken."""
+"""``python -m buttress`` and the console script: exit codes are 0 pass, 1 fail, 2 unknown, 64 usage, 70 broken, 130 interrupted."""
 
 from __future__ import annotations
 

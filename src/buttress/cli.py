@@ -134,7 +134,7 @@ def load_proof(found: System) -> Proof:
 @click.option("--seed", type=int, default=7, show_default=True, help="Reproduces inputs and injections.")
 @click.option("--subject", metavar="S", help="Yours: module:factory, file.py:factory, cmd:ARGV or a URL.")
 @click.option("--url", metavar="U", help="Yours: a service that runs already, or with --start the one that is started.")
-@click.option("--start", metavar="ARGV", help="Starts a service (no shell) that answers at --url; {name} is a simulator's address.")
+@click.option("--start", metavar="ARGV", help="Starts a service (no shell) that answers at --url; {name} is a simulator's address, {postgres} a fresh database.")
 @click.option("--ready", metavar="PATH", default="/", help="With --start: the path that answers when it is up.")
 @click.option("--world-port", type=int, metavar="N", help="Fixes the simulators' ports, printed in order.")
 @click.option("--claim", "claims", multiple=True, metavar="NAME", help="Judges only this claim (may be repeated).")
@@ -210,7 +210,10 @@ def subject_from(options: dict[str, Any]) -> Subject | None:
             argv = tuple(shlex.split(start)) if start else ()
         except ValueError as error:
             raise click.UsageError(f"--start: {error}") from error
-        return Subject("yours", url, "yours", start=argv, ready=options["ready"])
+        from buttress.servers import SERVERS
+
+        needs = tuple(name for name in SERVERS if any(f"{{{name}}}" in word for word in argv))  # a fresh database for each trial
+        return Subject("yours", url, "yours", needs=needs, start=argv, ready=options["ready"])
     if not given:
         return None
     if not given.startswith(("cmd:", "http://", "https://")) and ":" not in given:

@@ -21,6 +21,7 @@ from buttress.proof.result import (
     SCHEMA,
     Unreadable,
     build,
+    environment,
     digest,
     finding,
     latest,
@@ -66,7 +67,7 @@ def test_it_has_what_the_design_names_and_is_json(prove):
 
 
 def test_nothing_in_it_names_a_person_or_a_place(prove, tmp_path):
-    text = json.dumps(built(document.PROOF, prove(document.PROOF), source=Path(module.__file__).parent))
+    text = json.dumps(built(document.PROOF, prove(document.PROOF), began=environment(Path(module.__file__).parent)))
     assert str(tmp_path) not in text
     assert str(Path.home()) not in text
 

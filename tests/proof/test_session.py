@@ -53,7 +53,11 @@ def test_one_that_lacks_a_method_ends_the_session_and_gives_stdout_back(capfd):
     with pytest.raises(UsageError):
         judge([document.PROOF], subject=Subject("yours", python("document.py", "Blank"), "yours"))
     print("stdout is there again")
-    assert capfd.readouterr().out == "stdout is there again\n"
+    line, rest = capfd.readouterr().out.splitlines()
+    assert rest == "stdout is there again"
+    told = json.loads(line)
+    assert (told["system"], told["verdict"], told["claims"], told["error"]["code"]) == ("document", "unknown", [], "usage")
+    assert "lacks findings" in told["error"]["message"]
 
 
 def test_several_systems_are_several_lines(capfd):
@@ -217,9 +221,9 @@ def test_only_a_clean_checkout_accepts(tmp_path):
 def test_junit_says_failure_error_or_skipped(tmp_path):
     write_junit([found("a", "pass", "fail", "unknown", "deferred", "not run"), found("b", "pass")], tmp_path / "out.xml")
     first, second = ElementTree.parse(tmp_path / "out.xml").getroot()
-    assert [[child.tag for child in case] for case in first] == [[], ["failure"], ["error"], ["skipped"], ["skipped"]]
+    assert [[child.tag for child in case] for case in first.findall("testcase")] == [[], ["failure"], ["error"], ["skipped"], ["skipped"]]
     assert {k: first.get(k) for k in ("tests", "failures", "errors", "skipped")} == {"tests": "5", "failures": "1", "errors": "1", "skipped": "2"}
-    assert first[3][0].get("message") == "buttress prove a --scale full"
+    assert first.findall("testcase")[3][0].get("message") == "buttress prove a --scale full"
     assert second.get("failures") == second.get("errors") == "0"
 
 
@@ -232,6 +236,12 @@ def test_junit_is_well_formed_whatever_a_why_holds(tmp_path):
 def test_junit_is_well_formed_with_the_bytes_of_a_subject(tmp_path):
     write_junit([found("a", "fail", why="yours ended by itself (exit 1): \x1b[31mred\x00")], tmp_path / "out.xml")
     ElementTree.parse(tmp_path / "out.xml")
+
+
+def test_junit_says_what_was_judged(tmp_path):
+    write_junit([found("a", "pass") | {"as": "sha256:9f8e", "seed": 9}], tmp_path / "out.xml")
+    properties = {p.get("name"): p.get("value") for p in ElementTree.parse(tmp_path / "out.xml").iter("property")}
+    assert properties == {"as": "sha256:9f8e", "judged": "ours", "scale": "quick", "seed": "9"}
 
 
 # -- the rest of main

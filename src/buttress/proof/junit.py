@@ -18,6 +18,10 @@ def write_junit(results: Sequence[Mapping[str, Any]], path: Path) -> None:
             "errors": str(count["unknown"]), "skipped": str(sum(1 for c in claims if c["verdict"] in ("deferred", "not run"))),
             "time": f"{result['wall_s']:.3f}",
         })
+        properties = Xml.SubElement(suite, "properties")
+        for name in ("as", "judged", "scale", "seed"):
+            if result.get(name, "") != "":
+                Xml.SubElement(properties, "property", {"name": name, "value": _printable(str(result[name]))})
         for claim in claims:
             case = Xml.SubElement(suite, "testcase", {"classname": f"{result['system']}.{claim['subject']}", "name": claim["name"]})
             text = _printable(f"{claim['value']} {claim['unit']} against {claim['bar']}: {claim['why']}")

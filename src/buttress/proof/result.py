@@ -44,8 +44,12 @@ def run_folder(system: str) -> Path:
     return folder
 
 
-def build(proof: Proof, outcome: Outcome, options: Options, *, command: str, label: str = "", source: Path | None = None) -> dict[str, Any]:
-    """The JSON object of DESIGN: what a committed result, the report and the console are drawn from."""
+def build(proof: Proof, outcome: Outcome, options: Options, *, command: str, label: str = "",
+          began: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The JSON object of DESIGN: what a committed result, the report and the console are drawn from.
+
+    ``began`` is the ``environment`` as it was when the run began: the code may change while it runs.
+    """
     figures, thinned = _thin(outcome.figures)
     quick = [c for c in outcome.claims if c.verdict == "deferred"]
     return {
@@ -62,7 +66,7 @@ def build(proof: Proof, outcome: Outcome, options: Options, *, command: str, lab
         "errors": outcome.errors[:100],
         "races": _races(proof, outcome),
         "trials": outcome.trials, "records": outcome.records, "wall_s": round(outcome.wall_s, 3),
-        "environment": environment(proof, source) | {"command": command},
+        "environment": dict(began or environment(None)) | {"command": command},
     }
 
 
@@ -141,7 +145,14 @@ def _races(proof: Proof, outcome: Outcome) -> list[dict[str, Any]]:
     return rows
 
 
-def environment(proof: Proof, source: Path | None) -> dict[str, Any]:
+def unusable(system: str, scale: str, seed: int, error: ButtressError) -> dict[str, Any]:
+    """What is said of a subject that could not be judged at all: one line like any other, without claims."""
+    return {"schema": SCHEMA, "system": system, "scale": scale, "seed": seed, "verdict": "unknown", "claims": [], "subjects": {}, "controls": [],
+            "faults": {}, "figures": [], "deferred": [], "finding": "The subject could not be judged.",
+            "error": {"code": error.code, "message": error.message, "fix": error.fix}}
+
+
+def environment(source: Path | None) -> dict[str, Any]:
     """The machine and the code, without names of people or places."""
     commit, clean = _commit(source)
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None

@@ -76,11 +76,16 @@ def prove_some(
             live = table.Live(job.proof.system)
             folder = results.run_folder(job.proof.system)
             options = Options(scale=scale, seed=seed, subject=subject, claims=claims, peers=peers, races=races, progress=live, probe=probe)
+            began = results.environment(job.folder)
             try:
                 outcome = run(job.proof, folder, options)
+            except UsageError as error:
+                if as_json:
+                    out.write(json.dumps(results.unusable(job.proof.system, scale, seed, error), separators=(",", ":"), ensure_ascii=False) + "\n")
+                raise
             finally:
                 live.clear()
-            result = results.build(job.proof, outcome, options, command=command, label=label, source=job.folder)
+            result = results.build(job.proof, outcome, options, command=command, label=label, began=began)
             result["maturity"] = job.maturity
             found.append(store(result, folder))
             show(result, folder, out, as_json)
@@ -183,11 +188,12 @@ def race(job: Job, *, peers: tuple[str, ...] | None, laps: int, scale: str, seed
         live = table.Live(job.proof.system)
         folder = results.run_folder(job.proof.system + ".race")
         options = Options(scale=scale, seed=seed, peers=peers, only_races=True, laps=laps, progress=live, probe=probe)
+        began = results.environment(job.folder)
         try:
             outcome = run(job.proof, folder, options)
         finally:
             live.clear()
-        result = results.build(job.proof, outcome, options, command=command, source=job.folder)
+        result = results.build(job.proof, outcome, options, command=command, began=began)
         last = results.latest(job.proof.system)
         result["correctness"] = {} if last is None else {
             name: _standing(subject["verdicts"]) for name, subject in last["subjects"].items()}
