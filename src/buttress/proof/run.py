@@ -221,13 +221,13 @@ class _Runner:
     started: set[str] = field(default_factory=set)
 
     def can(self, fault: Any, evidence: verdict.Evidence) -> bool:
-        return all(need not in evidence.missing and self.there(need).there for need in fault.needs)
+        return all(need not in evidence.missing and (need in HOSTING or self.there(need).there) for need in fault.needs)
 
     def why_not(self, fault: Any, evidence: verdict.Evidence) -> str:
         for need in fault.needs:
             if need in evidence.missing:
                 return f"{need}: {evidence.missing[need]}"
-            if not self.there(need).there:
+            if need not in HOSTING and not self.there(need).there:
                 return f"{need}: {self.there(need).reason}"
         return ""
 

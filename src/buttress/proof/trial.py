@@ -51,11 +51,37 @@ WRITE_CALLS = "write,pwrite64,pwritev,writev"
 
 
 class VirtualClock(SharedClock):
-    """The shared clock as the driver turns it."""
+    """The shared clock as the driver turns it. ``now`` is the driver's own time; what a subject reads may be skewed from it."""
+
+    def __init__(self, path: str, *, writable: bool = False, start: float | None = None) -> None:
+        super().__init__(path, writable=writable, start=start)
+        self._true = super().now()
+        self.skew: Callable[[float], float] = lambda true: true
+
+    def now(self) -> float:
+        return self._true
+
+    def shown(self) -> float:
+        """What a subject reads."""
+        return super().now()
+
+    def set(self, now: float) -> None:
+        self._true = now
+        super().set(self.skew(now))
 
     def to(self, now: float) -> None:
         """Forward only: a schedule that is late stays late."""
         self.set(max(self.now(), now))
+
+
+class ShownClock:
+    """What a subject in this process reads of a virtual clock."""
+
+    def __init__(self, clock: VirtualClock) -> None:
+        self._clock = clock
+
+    def now(self) -> float:
+        return self._clock.shown()
 
 
 @dataclass
@@ -325,7 +351,7 @@ class Trial:
                 factory = host.load_factory(factory)
             except (ImportError, AttributeError, OSError, SyntaxError) as error:
                 raise FactoryFailed(f"{self.subject.factory}: {type(error).__name__}: {error}") from error
-        clock: Clock = self.clock
+        clock: Clock = ShownClock(self.clock) if isinstance(self.clock, VirtualClock) else self.clock
         try:
             port = factory(Env(self.state, self.seed, self.world, clock, worker))
         except Exception as error:
