@@ -9,7 +9,7 @@ prove:  ## the environment, then the quick proofs: live table and report
 
 test:  ## all tests; those that need something this machine lacks skip, and say what they want
 	@scripts/environment dev
-	@scripts/node-modules
+	@scripts/outsiders
 	@$(BIN)/python -m pytest -q -n 2 --dist loadgroup
 
 check:  ## style, types, import rules, documents and numbers
