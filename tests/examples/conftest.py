@@ -35,7 +35,6 @@ def sized(**sizes: int) -> Proof:
 
 
 SHORT = sized(events=120, forged=1, replies=2)
-SLOW = sized(crash_events=40, replies=1)  # for what takes seconds to start; among so many events each kind is there
 
 
 @pytest.fixture(autouse=True)

@@ -69,7 +69,8 @@ def test_one_that_dies_in_its_factory_is_unknown_and_says_why(buttress):
 
 def test_one_that_lacks_a_method_is_a_usage_error_that_prints_the_port(buttress):
     ran = buttress("prove", "webhooks", "--subject", python("LacksWork"), "--json", proof=SHORT)
-    assert (ran.code, ran.out) == (64, "")  # no result, so no line
+    assert (ran.code, ran.result["verdict"], ran.result["claims"]) == (64, "unknown", [])
+    assert ran.result["error"]["message"] == "yours lacks work"
     assert "yours lacks work" in ran.err
     assert "class Receiver(Protocol)" in ran.err and "def work(self)" in ran.err
 

@@ -12,7 +12,7 @@ import pytest
 
 from buttress.servers.process import free_port
 
-from .conftest import EXAMPLES, ROOT, SHORT, SLOW, prove_words
+from .conftest import ALONE, EXAMPLES, ROOT, SHORT, prove_words
 
 SHOWN = ("effects doubled or lost when nothing breaks", "effects doubled or lost under one fault each",
          "orders in a wrong final state", "forged or stale deliveries acted on")
@@ -26,12 +26,12 @@ def test_a_shop_passes_what_a_service_can_show(shop, needs, buttress, postgres, 
         pytest.importorskip(module, reason=f"needs {module}: pip install {module}")
     with postgres.database() as url:
         monkeypatch.setenv("DATABASE_URL", url)
-        ran = buttress(*prove_words(shop, **{"8000": str(free_port())}), "--json", proof=SLOW)
+        ran = buttress(*prove_words(shop, **{"8000": str(free_port())}), "--json", proof=ALONE)
     assert ran.verdicts() == {DAYS: "unknown", **dict.fromkeys(SHOWN, "pass")}, ran.result["claims"]
     assert ran.claim(DAYS)["why"] == "needs virtual: a service keeps the machine's time"
     assert ran.code == 2  # without --claim: what could not be shown counts
     kills = ran.result["faults"]["kill -9"]["by"]["yours"]
-    assert kills[0] == kills[1] >= 1
+    assert kills == [4, 4]  # evenly spread over the deliveries: at quick a service is not killed after every one
 
 
 @pytest.fixture(scope="module")
@@ -50,13 +50,14 @@ def test_a_pipeline_gates_the_receiver_in_go(buttress, go_receiver, tmp_path):
     """A claim is a testcase of the JUnit file; the gate is what the claims named in the recipe say."""
     words = prove_words("webhooks/go", **{"8000": str(free_port()), "examples/webhooks/go/receiver": str(go_receiver),
                                           "webhooks.xml": str(tmp_path / "webhooks.xml"), "$(git rev-parse --short HEAD)": "of this commit"})
-    ran = buttress(*words, "--json", proof=SLOW)
+    ran = buttress(*words, "--json", proof=ALONE)
     assert ran.verdicts() == dict.fromkeys(SHOWN, "pass"), ran.result["claims"]
     assert (ran.code, ran.result["as"]) == (0, "of this commit")
     (suite,) = ElementTree.parse(tmp_path / "webhooks.xml").getroot()
     assert {key: suite.get(key) for key in ("tests", "failures", "errors", "skipped")} == {"tests": "4", "failures": "0", "errors": "0", "skipped": "0"}
-    assert {case.get("name") for case in suite} == set(SHOWN)
-    assert all(len(case) == 0 for case in suite)
+    cases = suite.findall("testcase")
+    assert {case.get("name") for case in cases} == set(SHOWN)
+    assert all(len(case) == 0 for case in cases)
 
 
 def test_a_pipeline_stops_a_service_that_does_things_twice(buttress, tmp_path):
@@ -67,7 +68,7 @@ def test_a_pipeline_stops_a_service_that_does_things_twice(buttress, tmp_path):
                    "--junit", str(junit), "--json", proof=SHORT)
     assert (ran.code, ran.claim(SHOWN[0])["verdict"]) == (1, "fail"), ran.result["claims"]
     (suite,) = ElementTree.parse(junit).getroot()
-    failed = {case.get("name"): case.find("failure") for case in suite}
+    failed = {case.get("name"): case.find("failure") for case in suite.findall("testcase")}
     assert failed[SHOWN[0]] is not None and "against == 0" in failed[SHOWN[0]].get("message", "")
 
 

@@ -54,7 +54,7 @@ def test_nothing_asked_is_nothing_done():
 def test_losses_come_in_bursts_as_the_model_says(model):
     """Mean loss, and for the pure Gilbert model the length of a burst: geometric with mean 1/r."""
     n = 200_000
-    line, out = sent(Impair(loss=model), n=n)
+    _line, out = sent(Impair(loss=model), n=n)
     lost = n - len(out)
     spread = math.sqrt(n * model.mean_loss * (1 - model.mean_loss) * (2 / (model.p + model.r) - 1))  # correlated: wider than binomial
     assert abs(lost - n * model.mean_loss) < 5 * spread
@@ -115,7 +115,7 @@ def test_a_rate_spaces_packets_and_a_full_queue_drops_the_newest():
 
 def test_nothing_passes_in_a_blackout():
     line, out = sent(Impair(blackouts=((1.0, 2.0), (5.0, 5.5))), n=10_000)
-    assert {index for index in range(10_000)} - {index for index, _, _ in out} == {*range(1000, 2000), *range(5000, 5500)}
+    assert set(range(10_000)) - {index for index, _, _ in out} == {*range(1000, 2000), *range(5000, 5500)}
     assert line.passed.dropped == {"blackout": 1500}
 
 

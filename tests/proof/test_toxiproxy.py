@@ -115,9 +115,7 @@ def test_an_outage_delivers_nothing(toxiproxy, till):
     toxiproxy.post("/proxies/down", {"enabled": False})
     with Relay("127.0.0.1", till.port, "outage", frozenset({1})).serving() as ours:
         for through in (port, ours):
-            with pytest.raises(ConnectionError):
-                if asked(through) == b"":
-                    raise ConnectionError("closed at once")
+            assert seen(through) in (("reset", None), ("answer", b""))
     assert till.taken == 0
 
 

@@ -7,7 +7,6 @@ answer leaves after the commit; a thread sends what is due. Configured by DATABA
 EMAILS_URL, CREDITS_URL, and EFFECT_LEASE_S: after so many seconds another process takes over what a killed one was sending.
 """
 
-import logging
 import os
 import threading
 from collections.abc import AsyncIterator
@@ -19,9 +18,7 @@ from sqlalchemy import create_engine, make_url, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 
-from buttress.backend.webhooks import HttpCallee, Inbox, InboxConfig, Verifier, keyed, lookup
-from buttress.backend.webhooks.inbox import Delivery
-from buttress.kernel.errors import ButtressError
+from buttress.backend.webhooks import Delivery, HttpCallee, Inbox, InboxConfig, Verifier, keyed, lookup
 from buttress.kernel.store.postgres import PostgresStore
 
 DATABASE_URL = os.environ["DATABASE_URL"]
@@ -64,23 +61,11 @@ def open_inbox() -> Inbox:
     return inbox
 
 
-def send_effects(inbox: Inbox) -> None:
-    while not stopping.is_set():
-        wake.clear()
-        try:
-            busy = inbox.work_effects() > 0
-        except ButtressError as error:  # the database, mostly: it is asked again
-            logging.error("effects wait: %s", error)
-            busy = False
-        if not busy:
-            wake.wait(1.0)
-
-
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     Base.metadata.create_all(engine)
     app.state.inbox = open_inbox()
-    sender = threading.Thread(target=send_effects, args=(app.state.inbox,))
+    sender = threading.Thread(target=app.state.inbox.run_effects, args=(stopping, wake))
     sender.start()
     yield
     stopping.set()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gzip
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import msgspec
 
 Record = dict[str, Any]
 HEAD = ("subject", "scenario", "case")
+BEFORE = len(b'{"trial":')  # each line begins with the number of its trial
 
 
 class HistoryWriter:
@@ -45,37 +46,44 @@ class HistoryWriter:
 class History:
     """A view of the records on disk. Void trials are left out; each record shows subject, scenario and case of its trial."""
 
-    def __init__(self, path: Path, keep: Callable[[Record], bool] | None = None, voids: frozenset[int] = frozenset()) -> None:
+    def __init__(self, path: Path, keep: Callable[[Record], bool] | None = None, voids: frozenset[int] = frozenset(),
+                 heads: tuple[Mapping[str, Any], ...] = ()) -> None:
         self._path = path
         self._keep = keep
         self._voids = voids
+        self._heads = heads
 
     def __iter__(self) -> Iterator[Record]:
         decode = msgspec.json.Decoder(dict).decode
         heads: dict[int, Record] = {}
+        others = set(self._voids)  # trials whose lines are passed over unread
         with gzip.open(self._path, "rb") as lines:
             for line in lines:
-                record: Record = decode(line)
-                number = record["trial"]
-                if number in self._voids:
+                number = int(line[BEFORE : line.index(b",", BEFORE)])
+                if number in others:
                     continue
+                record: Record = decode(line)
                 if record["kind"] == "trial":
                     heads[number] = {key: record[key] for key in HEAD}
+                    if any(heads[number][key] != value for equal in self._heads for key, value in equal.items()):
+                        others.add(number)
+                        continue
                 record.update(heads.get(number, {}))
                 if self._keep is None or self._keep(record):
                     yield record
 
     def where(self, **equal: Any) -> History:
         """The records whose fields equal these, e.g. ``where(kind="fact", scenario="crash")``."""
-        before = self._keep
+        before, fields = self._keep, {key: value for key, value in equal.items() if key not in HEAD}
 
         def keep(record: Record) -> bool:
-            return (before is None or before(record)) and all(record.get(key) == value for key, value in equal.items())
+            return (before is None or before(record)) and all(record.get(key) == value for key, value in fields.items())
 
-        return History(self._path, keep, self._voids)
+        head = {key: value for key, value in equal.items() if key in HEAD}
+        return History(self._path, keep if fields else before, self._voids, (*self._heads, head) if head else self._heads)
 
     def without(self, voids: frozenset[int]) -> History:
-        return History(self._path, self._keep, self._voids | voids)
+        return History(self._path, self._keep, self._voids | voids, self._heads)
 
     def trials(self) -> Iterator[list[Record]]:
         """The records of each trial together. Trials follow each other in the file; laps of a race do not."""

@@ -395,10 +395,12 @@ class SubjectProcess:
 
     def _end_others(self, members: Sequence[int]) -> None:
         """All that it started, also what has outlived its parent or left the group: none of it may remember across a kill."""
-        end_all([*members, *_group(self.pid), *_heirs(self._env)])
-        if isinstance(self._ending, _Forked):
+        end_all(members)
+        if isinstance(self._ending, _Forked) and os.path.isdir("/proc"):  # whatever outlived its parent is its fork server's by now
             for orphan in self._ending.server.orphans():
                 end_all(_family(orphan))
+        else:
+            end_all([*_group(self.pid), *_heirs(self._env)])
 
     def pause(self) -> None:
         os.kill(self.pid, signal.SIGSTOP)

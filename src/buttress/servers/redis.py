@@ -48,7 +48,7 @@ def binary() -> str | None:
 
 
 @contextlib.contextmanager
-def redis(*, settings: Mapping[str, str] | None = None, replica_of: Redis | None = None) -> Iterator[Redis]:
+def redis(*, settings: Mapping[str, str] | None = None, replica_of: Redis | None = None, durable: bool = True) -> Iterator[Redis]:
     """A server, healthy and empty (append-only file with fsync at every write, unless ``settings`` say otherwise)."""
     there, reason, provide = available()
     if not there:
@@ -68,7 +68,8 @@ def redis(*, settings: Mapping[str, str] | None = None, replica_of: Redis | None
     if not may_run(found, user):
         user = None
     place, port = folder("redis", user), free_port()
-    chosen = {"appendonly": "yes", "appendfsync": "always", "save": "", **(settings or {})}
+    kept = {"appendonly": "yes", "appendfsync": "always"} if durable else {"appendonly": "no"}
+    chosen = {**kept, "save": "", **(settings or {})}
     argv = [found, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(place), "--daemonize", "no"]
     for key, value in chosen.items():
         argv += [f"--{key}", value]

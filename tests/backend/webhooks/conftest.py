@@ -7,13 +7,8 @@ import hashlib
 import hmac
 import json
 import os
-import select
 import shutil
-import signal
 import subprocess
-import threading
-import time
-import traceback
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -194,95 +189,6 @@ class Counter:
 @pytest.fixture
 def counter() -> type[Counter]:
     return Counter
-
-
-# -- processes
-
-
-class Child:
-    """A process forked off a test. It tells what it has to say as JSON lines; every wait has a timeout."""
-
-    def __init__(self, pid, said) -> None:
-        self.pid = pid
-        self._said = said
-        self._buffer = b""
-        self.status: int | None = None
-
-    def says(self, timeout_s=WAIT_S):
-        """The next line, decoded; None when the child ended without another one."""
-        deadline = time.monotonic() + timeout_s
-        while b"\n" not in self._buffer:
-            ready, _, _ = select.select([self._said], [], [], max(0.0, deadline - time.monotonic()))
-            assert ready, f"the child said nothing for {timeout_s} s"
-            chunk = os.read(self._said, 65_536)
-            if not chunk:
-                return None
-            self._buffer += chunk
-        line, self._buffer = self._buffer.split(b"\n", 1)
-        said = json.loads(line)
-        assert not (isinstance(said, dict) and "traceback" in said), f"the child failed:\n{said['traceback']}"
-        return said
-
-    def ends(self, timeout_s=WAIT_S) -> int:
-        """Its exit status: 0 and above as it left, below 0 the signal that ended it."""
-        if self.status is None:
-            self.status = os.waitstatus_to_exitcode(self._wait(0, timeout_s))
-        return self.status
-
-    def stops(self, timeout_s=WAIT_S) -> None:
-        """Waits until a SIGSTOP took hold."""
-        assert os.WIFSTOPPED(self._wait(os.WUNTRACED, timeout_s)), "the child ended instead of stopping"
-
-    def resume(self) -> None:
-        os.kill(self.pid, signal.SIGCONT)
-
-    def _wait(self, options, timeout_s) -> int:
-        late = threading.Timer(timeout_s, os.kill, (self.pid, signal.SIGKILL))
-        late.start()
-        try:
-            return os.waitpid(self.pid, options)[1]
-        finally:
-            late.cancel()
-            late.join()
-
-    def close(self) -> None:
-        if self.status is None:
-            os.kill(self.pid, signal.SIGKILL)
-            self.ends()
-        os.close(self._said)
-
-
-@pytest.fixture
-def fork() -> Iterator[Callable[..., Child]]:
-    """``fork(work)`` runs ``work(tell)`` in a child: ``tell(value)`` sends a line."""
-    children = []
-
-    def run(work) -> Child:
-        reader, writer = os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            code = 1
-            try:
-                os.close(reader)
-
-                def tell(value) -> None:
-                    os.write(writer, json.dumps(value).encode() + b"\n")
-
-                try:
-                    work(tell)
-                    code = 0
-                except BaseException:
-                    tell({"traceback": traceback.format_exc()[-3000:]})
-            finally:
-                os._exit(code)
-        os.close(writer)
-        child = Child(pid, reader)
-        children.append(child)
-        return child
-
-    yield run
-    for child in children:
-        child.close()
 
 
 # -- other SDKs

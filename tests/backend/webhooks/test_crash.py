@@ -168,7 +168,7 @@ def judge(inbox, world, count) -> None:
 
 def clean_hits(fork, folder, clock, world, sign, sent):
     """How often each durable step is reached when nobody dies."""
-    def work(tell):
+    def work(tell, _):
         inbox = open_inbox(str(folder / "clean.db"), clock, world, sign.secret)
         failpoint.arm({})
         run(inbox, sent, lambda said: None)
@@ -189,7 +189,7 @@ def test_kill_at_every_step(fork, memory_folder, tmp_path, shared_clock, world, 
         world.happened.clear()
         shared_clock.set(sign.start)
 
-        def work(tell, place=place, name=name, number=number):
+        def work(tell, _, place=place, name=name, number=number):
             inbox = open_inbox(place, SharedClock(str(tmp_path / "clock")), world, sign.secret)
             failpoint.arm({name: (number, "kill")})
             run(inbox, sent, tell)
@@ -217,7 +217,7 @@ def test_what_was_acknowledged_survives(fork, memory_folder, tmp_path, shared_cl
         world.happened.clear()
         shared_clock.set(sign.start)
 
-        def work(tell, place=place, number=number):
+        def work(tell, _, place=place, number=number):
             inbox = open_inbox(place, SharedClock(str(tmp_path / "clock")), world, sign.secret)
             failpoint.arm({"inbox.stored": (number, "kill")})
             run(inbox, sent, tell)
@@ -244,7 +244,7 @@ def test_a_paused_process_is_refused_when_it_wakes(fork, tmp_path, shared_clock,
     """SIGSTOP beyond the lease, while another worker takes everything over. Awake again, the first one must do no harm."""
     place, sent = str(tmp_path / "inbox.db"), deliveries(sign, 3, shared_clock.now())
 
-    def work(tell):
+    def work(tell, _):
         inbox = open_inbox(place, SharedClock(str(tmp_path / "clock")), world, sign.secret)
         failpoint.arm({step: (number, "stop")})
         run(inbox, sent, lambda said: None)
@@ -285,7 +285,7 @@ def test_two_processes_share_the_work(fork, tmp_path, shared_clock, world, sign)
         assert inbox.receive(headers, body).code == "stored"
     inbox.store.close()
 
-    def work(tell):
+    def work(tell, _):
         mine = open_plain()
         while mine.work(limit=8) is not None:
             pass

@@ -146,6 +146,76 @@ def test_a_retry_that_stripe_counts_down_is_no_alarm(store, make_inbox, sign, cl
     assert inbox.receive(sign.stripe(body), body).code == "mismatch"
 
 
+@pytest.mark.parametrize(("first", "second"), [(b"1", b"true"), (b"0", b"false"), (b"1", b"1.0"), (b"1", b'"1"'), (b"null", b'"null"'), (b"[1]", b"[true]")])
+def test_same_id_with_a_value_of_another_type_is_an_alarm(inbox, sender, first, second):
+    """Python holds 1 == 1.0 == True; a payload that changed from one to the other has changed."""
+    def body(value):
+        return b'{"type": "invoice.paid", "data": {"amount": %s}}' % value
+
+    inbox.on("invoice.paid")(lambda event, ctx: None)
+    assert sender.send(inbox, "evt_1", body=body(first)).code == "stored"
+    assert sender.send(inbox, "evt_1", body=body(second)).code == "mismatch"
+    assert sender.send(inbox, "evt_1", body=body(first).replace(b" ", b"")).code == "duplicate", "written differently, and the same"
+    assert len(inbox.gap_report().alarms) == 1
+
+
+def test_after_retire_a_copy_that_is_written_differently_is_a_duplicate(inbox, sender, clock):
+    seen = []
+    inbox.on("invoice.paid")(lambda event, ctx: seen.append(event.id))
+    first, again = b'{"type": "invoice.paid", "data": {"b": 1, "a": 2}}', b'{"data":{"a":2,"b":1},"type":"invoice.paid"}'
+    assert sender.send(inbox, "evt_1", body=first).code == "stored"
+    inbox.work()
+    clock.advance(91 * DAY)
+    assert inbox.retire() == 1
+    for body, code in ((first, "duplicate"), (again, "duplicate"), (again.replace(b"1}", b"true}"), "mismatch"), (again + b" ", "duplicate")):
+        assert sender.send(inbox, "evt_1", body=body).code == code, body
+    inbox.work()
+    assert seen == ["evt_1"]
+
+
+def test_after_retire_stripe_may_still_count_down(store, make_inbox, sign, clock):
+    inbox = make_inbox(store, verifier=Verifier.stripe("whsec_stripe"))
+    inbox.on("a")(lambda event, ctx: None)
+
+    def send(**fields):
+        body = json.dumps({"id": "evt_1", "type": "a", **fields}).encode()
+        return inbox.receive(sign.stripe(body, at=clock.now()), body).code
+
+    assert send(pending_webhooks=2) == "stored"
+    inbox.work()
+    clock.advance(91 * DAY)
+    assert inbox.retire() == 1
+    assert [send(pending_webhooks=1), send(pending_webhooks=1, amount=5), send(pending_webhooks=0)] == ["duplicate", "mismatch", "duplicate"]
+
+
+def test_after_retire_a_delivery_is_compared_with_what_was_delivered_not_with_the_listing(store, make_inbox, sign, clock):
+    inbox = make_inbox(store, verifier=Verifier.stripe("whsec_stripe"))
+    inbox.on("a")(lambda event, ctx: None)
+    inbox.backfill([{"id": "evt_1", "type": "a", "created": 1, "rendering": "of the list"}, {"id": "evt_2", "type": "a", "created": 1}], since=0.0)
+    inbox.work()
+
+    def send(ident, **fields):
+        body = json.dumps({"id": ident, "type": "a", "created": 1, **fields}).encode()
+        return inbox.receive(sign.stripe(body, at=clock.now()), body).code
+
+    assert send("evt_1") == "duplicate", "delivered after all"
+    clock.advance(91 * DAY)
+    assert inbox.retire() == 2
+    assert send("evt_1") == "duplicate", "the same bytes as the delivery before"
+    assert [send("evt_2", b=1, a=2), send("evt_2", a=2, b=1), send("evt_2", a=3)] == ["duplicate", "duplicate", "mismatch"], "delivered only now"
+
+
+@pytest.mark.parametrize("value", [b"v1,x", ["v1,x"], ("v1,x",), 1, 1.5, True, {"v1": "x"}, object(), None], ids=repr)
+@pytest.mark.parametrize("header", ["webhook-id", "webhook-timestamp", "webhook-signature"])
+def test_a_header_that_is_no_text_is_refused_and_raises_nothing(inbox, sender, header, value):
+    headers, body = sender.delivery("evt_1")
+    answer = inbox.receive({**headers, header: value}, body)
+    assert answer.status in (400, 401)
+    assert answer.code == "malformed" if value is not None or header != "webhook-signature" else "unsigned"
+    assert inbox.receive({b"webhook-id": "evt_1"}, body).code == "malformed"
+    assert inbox.receive({**headers, "x-other": value}, body).code == "stored", "what is not asked for is not looked at"
+
+
 def test_accounts_and_modes_are_kept_apart(store, make_inbox, sign, clock):
     inbox, seen = make_inbox(store, verifier=Verifier.stripe("whsec_stripe")), []
     inbox.on("a")(lambda event, ctx: seen.append((event.account, event.livemode, ctx.effect("email", payload={"to": event.account}))))
@@ -289,6 +359,57 @@ def test_one_failing_handler_does_not_undo_the_others(inbox, sender, clock, coun
     failing.clear()
     drain(inbox, clock)
     assert sorted(email.keys) == [f"default/evt_{n}:email" for n in range(4)]
+
+
+@pytest.mark.parametrize("end", ["COMMIT", "ROLLBACK", "COMMIT; BEGIN", "RAISE(ROLLBACK)"])
+def test_a_handler_that_ends_the_transaction_harms_nobody_but_itself(stores, make_inbox, sender, counter, clock, end):
+    """By the driver's own connection or a trigger: the others of its batch are done once and have their effects; it is a failed attempt."""
+    if stores.engine != "sqlite" and end == "RAISE(ROLLBACK)":
+        pytest.skip("a trigger of SQLite")
+    inbox, email = make_inbox(stores.open(), config=InboxConfig(lease_s=60, max_attempts=2, retry_base_s=1, retry_max_s=60)), counter()
+    inbox.callee("email", keyed(email.send))
+    with inbox.store.transaction() as tx:
+        tx.execute("CREATE TABLE done (id TEXT PRIMARY KEY)")
+        if stores.engine == "sqlite":
+            tx.execute("CREATE TRIGGER no BEFORE INSERT ON done WHEN new.id = 'trigger' BEGIN SELECT RAISE(ROLLBACK, 'no'); END")
+
+    @inbox.on("invoice.paid", "bad")
+    def handle(event, ctx):
+        ctx.tx.execute("INSERT INTO done VALUES (?)", (event.id,))
+        ctx.effect("email", payload={"id": event.id})
+        if event.type == "bad" and end == "RAISE(ROLLBACK)":
+            ctx.tx.execute("INSERT INTO done VALUES ('trigger')")
+        elif event.type == "bad":
+            for statement in end.split("; "):
+                ctx.tx.connection.execute(statement)
+
+    for number in range(5):
+        sender.send(inbox, f"msg_{number}", "bad" if number == 2 else "invoice.paid")
+    drain(inbox, clock)
+    with inbox.store.transaction() as tx:
+        done = {row[0] for row in tx.all("SELECT id FROM done")}
+        states = dict(tx.all("SELECT id, state FROM buttress_webhooks_event"))
+    good = {f"msg_{number}" for number in (0, 1, 3, 4)}
+    assert states == {**dict.fromkeys(good, "done"), "msg_2": "dead"}
+    assert done == (good | {"msg_2"} if end.startswith("COMMIT") else good)  # what it committed by itself nobody can take back
+    sent = [payload["id"] for _, payload in email.done]
+    assert sorted(set(sent)) == sorted(sent)
+    assert good <= set(sent) <= good | {"msg_2"}
+    (dead,) = inbox.gap_report().dead
+    assert "transaction_ended" in dead.error
+
+
+@pytest.mark.parametrize("sql", ["COMMIT", "ROLLBACK", "BEGIN"])
+def test_a_handler_may_not_end_the_transaction_by_its_own_words(inbox, sender, sql):
+    @inbox.on("invoice.paid")
+    def handle(event, ctx):
+        ctx.tx.execute(sql)
+
+    sender.send(inbox, "msg_1")
+    inbox.work_events()
+    with inbox.store.transaction() as tx:
+        ((state, error),) = tx.all("SELECT state, error FROM buttress_webhooks_event")
+    assert (state, error) == ("retry", "invalid_input: sql: must not begin or end the transaction")
 
 
 def test_local_effects_and_done_are_one_commit(inbox, sender, clock):

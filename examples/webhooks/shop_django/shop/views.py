@@ -5,7 +5,7 @@ from django.http import HttpRequest, HttpResponse
 from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_POST
 
-from buttress.backend.webhooks.inbox import Delivery
+from buttress.backend.webhooks import Delivery
 from shop.inbox import inbox
 from shop.models import Order, Payment
 

@@ -22,7 +22,7 @@ from buttress.kernel.lazy import attach
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
-        "Answer": "inbox", "Context": "worker", "Event": "event", "HttpCallee": "callee", "Inbox": "inbox", "InboxConfig": "inbox",
+        "Answer": "inbox", "Context": "worker", "Delivery": "inbox", "Event": "event", "HttpCallee": "callee", "Inbox": "inbox", "InboxConfig": "inbox",
         "NotSent": "callee", "Refused": "signature", "Rejected": "callee", "Verifier": "signature",
         "at_least_once": "callee", "at_most_once": "callee", "create_app": "app", "keyed": "callee", "lookup": "callee",
     },
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from buttress.backend.webhooks.callee import lookup as lookup
     from buttress.backend.webhooks.event import Event as Event
     from buttress.backend.webhooks.inbox import Answer as Answer
+    from buttress.backend.webhooks.inbox import Delivery as Delivery
     from buttress.backend.webhooks.inbox import Inbox as Inbox
     from buttress.backend.webhooks.inbox import InboxConfig as InboxConfig
     from buttress.backend.webhooks.signature import Refused as Refused

@@ -21,6 +21,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from buttress.backend.webhooks.driver import drive
 from buttress.backend.webhooks.inbox import TOO_LARGE, UNAVAILABLE, Answer, Inbox, Received
 from buttress.backend.webhooks.ledger import Ledger
 from buttress.kernel.errors import InvalidInput, Unavailable
@@ -34,7 +35,6 @@ Waiting = tuple[Inbox, Received, "asyncio.Future[Answer]"]
 
 LATENCY_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 SENDER_THREADS_MAX = 8
-RETIRE_EVERY_S = 3600.0
 log = logging.getLogger("buttress.webhooks")
 
 
@@ -190,8 +190,11 @@ class _Endpoint:
                 if known in headers:
                     return Answer(400, "malformed", f"the header {known} came twice")
                 headers[known] = value.decode("latin-1")
-            elif name == b"content-length" and (not value.isdigit() or len(value) > 18 or int(value) > self._max_bytes):
-                return Answer(413, TOO_LARGE)
+            elif name == b"content-length":
+                if not value.isdigit():  # RFC 9110, section 8.6: digits, and nothing else
+                    return Answer(400, "malformed", "Content-Length must be a whole number")
+                if len(value) > 18 or int(value) > self._max_bytes:
+                    return Answer(413, TOO_LARGE)
         message = await receive()
         if message.get("more_body", False):
             try:
@@ -315,21 +318,12 @@ class _Drivers:
         return count
 
     def _drive(self, inboxes: list[Inbox], step: Callable[[Inbox], int], signal: threading.Event) -> None:
-        retired = time.monotonic()
-        while not self._stopping.is_set():
-            signal.clear()
-            busy = False
-            for inbox in inboxes:
-                try:
-                    busy = step(inbox) > 0 or busy
-                    if signal is self._events and time.monotonic() - retired > RETIRE_EVERY_S:
-                        retired = time.monotonic()
-                        for each in inboxes:
-                            each.retire()
-                except (Exception, SystemExit) as error:  # the store, mostly: it is asked again after a while
-                    log.error("work was interrupted", extra={"endpoint": inbox.endpoint, "reason": type(error).__name__})
-            if not busy:
-                signal.wait(self._config.poll_s)
+        steps = [(inbox.endpoint, partial(step, inbox)) for inbox in inboxes]
+        drive(steps, self._stopping, signal, poll_s=self._config.poll_s, retire=self._retire if signal is self._events else None)
+
+    def _retire(self) -> None:
+        for inbox in self._inboxes:
+            inbox.retire()
 
 
 class _Meters:

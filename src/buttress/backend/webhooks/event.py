@@ -87,12 +87,16 @@ def to_epoch(value: object) -> float | None:
     return None
 
 
-def same_json(a: bytes, b: bytes, volatile: frozenset[str]) -> bool:
-    """Whether two bodies are the same JSON object, apart from the top-level fields that the provider changes between attempts."""
+def canonical_json(body: bytes, volatile: frozenset[str]) -> bytes:
+    """What a body says, whatever its order of keys and its spaces: equal bytes, equal JSON. A body that is no JSON is itself.
+
+    Strict in types: ``1``, ``1.0``, ``true`` and ``"1"`` differ. ``volatile``: top-level fields that are left out, because
+    the provider changes them between attempts.
+    """
     try:
-        left, right = msgspec.json.decode(a), msgspec.json.decode(b)
-        if not (isinstance(left, Mapping) and isinstance(right, Mapping)):
-            return bool(left == right)
-        return {k: v for k, v in left.items() if k not in volatile} == {k: v for k, v in right.items() if k not in volatile}
+        data = msgspec.json.decode(body)
+        if isinstance(data, Mapping):
+            data = {key: value for key, value in data.items() if key not in volatile}
+        return msgspec.json.encode(data, order="deterministic")
     except UNREADABLE:
-        return False
+        return body

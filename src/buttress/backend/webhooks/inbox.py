@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import random
 import re
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +21,8 @@ from itertools import islice
 from typing import Any, Literal, TypeVar
 
 from buttress.backend.webhooks.callee import Callee
-from buttress.backend.webhooks.effects import Effects
+from buttress.backend.webhooks.driver import drive
+from buttress.backend.webhooks.effects import Effects, check_limit
 from buttress.backend.webhooks.event import Event, is_name
 from buttress.backend.webhooks.gaps import Doubt, GapReport, Gaps
 from buttress.backend.webhooks.ledger import RETIRE_BATCH, SCHEMA, Entry, Ledger
@@ -233,10 +235,11 @@ class Inbox:
         return self._duplicate(tx, entry, event, received.at)
 
     def _duplicate(self, tx: Tx, entry: Entry, event: Event, now: float) -> Answer:
+        canonical = None if entry.kept else self.verifier.canonical(event.body)  # what stays of a body that was dropped
         if entry.delivered is None:  # a listing found it first; its rendering of the body may differ
-            self._ledger.arrived(tx, event, now)
+            self._ledger.arrived(tx, event, canonical or event.fingerprint, now)
             return DUPLICATE
-        if entry.fingerprint == event.fingerprint:
+        if entry.fingerprint in (event.fingerprint, canonical):
             return DUPLICATE
         first = self._ledger.body(tx, event)
         if first is not None and self.verifier.same(first, event.body):
@@ -310,6 +313,22 @@ class Inbox:
         with self.store.transaction() as tx:
             dues = [due for due in (self._ledger.next_due(tx), self._effects.next_due()) if due is not None]
         return min(dues, default=None)
+
+    def run(self, stop: threading.Event, wake: threading.Event | None = None, *, poll_s: float = 1.0, limit: int = 64) -> None:
+        """Works in this thread until ``stop`` is set: events, effects, and once an hour ``retire``. Any number of threads and processes may.
+
+        Set ``wake`` (one for each thread) after a delivery was stored, so that it is handled at once and not within ``poll_s``;
+        set it after ``stop``, too. What goes wrong is logged and tried again: it never raises but for its arguments (InvalidInput).
+        """
+        self._run([self.work_events, self.work_effects], stop, wake, poll_s, limit)
+
+    def run_effects(self, stop: threading.Event, wake: threading.Event | None = None, *, poll_s: float = 1.0, limit: int = 64) -> None:
+        """``run`` without the events: for those who handle them inside their requests (``inline``), and only have effects to send."""
+        self._run([self.work_effects], stop, wake, poll_s, limit)
+
+    def _run(self, works: list[Callable[[int], int]], stop: threading.Event, wake: threading.Event | None, poll_s: float, limit: int) -> None:
+        check_limit(limit)
+        drive([(self.endpoint, partial(work, limit)) for work in works], stop, wake or threading.Event(), poll_s=poll_s, retire=self.retire)
 
     # -- operation
 
@@ -405,7 +424,7 @@ class Inbox:
         dropped = 0
         while True:
             with self.store.transaction() as tx:  # a batch a commit: receiving goes on meanwhile
-                count = self._ledger.retire(tx, before)
+                count = self._ledger.retire(tx, before, self.verifier.canonical)
                 if count < RETIRE_BATCH:
                     dropped += count + self._gaps.retire(tx, before)
                     self._effects.retire(before)

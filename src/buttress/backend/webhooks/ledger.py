@@ -8,6 +8,8 @@ not write them again.
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -137,10 +139,10 @@ class Ledger:
                       (self.endpoint, ident))
         return [_entry(row) for row in rows]
 
-    def arrived(self, tx: Tx, event: Event, now: float) -> None:
+    def arrived(self, tx: Tx, event: Event, fingerprint: bytes, now: float) -> None:
         """An event that a listing found first was delivered after all: later copies are compared with this one."""
         tx.execute(f"UPDATE buttress_webhooks_event SET delivered = ?, fingerprint = ? WHERE {_HERE} AND delivered IS NULL",
-                   (now, event.fingerprint, *self._key(event)))
+                   (now, fingerprint, *self._key(event)))
 
     def take_over(self, tx: Tx, entry: Entry, now: float) -> bool:
         """Marks a waiting or ignored event done for whoever handles it in this very transaction. False: somebody else has it."""
@@ -179,7 +181,8 @@ class Ledger:
 
     def amend(self, tx: Tx, held: Held, state: State, error: str) -> None:
         """Renames the state of a row that ``finish`` took in this transaction."""
-        tx.execute(f"UPDATE buttress_webhooks_event SET state = ?, error = ? WHERE {_HERE} AND fence = ?",
+        settled = ", settled = NULL" if state == "dead" else ""
+        tx.execute(f"UPDATE buttress_webhooks_event SET state = ?, error = ?{settled} WHERE {_HERE} AND fence = ?",
                    (state, error, *self._key(held.event), held.fence))
 
     def release(self, tx: Tx, held: Held, now: float) -> bool:
@@ -209,13 +212,20 @@ class Ledger:
             "UPDATE buttress_webhooks_event SET state = 'received', due = ?, attempt = 0, settled = NULL, error = NULL WHERE endpoint = ? "
             f"AND state IN ('dead', 'ignored') AND state = ? AND kept = 1 {only}", (now, self.endpoint, state, *more))
 
-    def retire(self, tx: Tx, before: float) -> int:
-        """Drops up to RETIRE_BATCH bodies settled before that time. What is still open keeps its own: waiting, retried, dead."""
-        rows = tx.all("SELECT account, mode, id FROM buttress_webhooks_event WHERE endpoint = ? AND settled IS NOT NULL AND kept = 1 "
-                      "AND settled < ? LIMIT ?", (self.endpoint, before, RETIRE_BATCH))
-        for key in rows:
-            tx.execute(f"DELETE FROM buttress_webhooks_body WHERE {_HERE}", (self.endpoint, *key))
-            tx.execute(f"UPDATE buttress_webhooks_event SET kept = 0 WHERE {_HERE}", (self.endpoint, *key))
+    def retire(self, tx: Tx, before: float, canonical: Callable[[bytes], bytes]) -> int:
+        """Drops up to RETIRE_BATCH bodies settled before that time. What is still open keeps its own: waiting, retried, dead.
+
+        The fingerprint of what a body says (``canonical``) takes the place of that of its bytes, so that a copy that was only
+        written differently is known for ever. Where a delivery differed from the listing that came first, its own stays.
+        """
+        rows = tx.all(f"SELECT account, mode, id, fingerprint, {_BODY} FROM buttress_webhooks_event e WHERE endpoint = ? AND settled IS NOT NULL "
+                      "AND kept = 1 AND settled < ? LIMIT ?", (self.endpoint, before, RETIRE_BATCH))
+        for account, mode, ident, fingerprint, body in rows:
+            key = (self.endpoint, account, mode, ident)
+            own = body is not None and hashlib.sha256(body).digest() == bytes(fingerprint)
+            tx.execute(f"DELETE FROM buttress_webhooks_body WHERE {_HERE}", key)
+            tx.execute(f"UPDATE buttress_webhooks_event SET kept = 0, fingerprint = ? WHERE {_HERE}",
+                       (canonical(bytes(body)) if own else bytes(fingerprint), *key))
         return len(rows)
 
     def waiting(self, tx: Tx) -> tuple[int, float | None]:

@@ -19,12 +19,22 @@ from buttress.backend.webhooks.event import Event
 from buttress.backend.webhooks.ledger import Held, Ledger
 from buttress.backend.webhooks.ordering import Guard, Place, to_place
 from buttress.kernel.clock import Clock
-from buttress.kernel.errors import InvalidInput
+from buttress.kernel.errors import ButtressError, InvalidInput
 from buttress.kernel.failpoint import failpoint
 from buttress.kernel.store import Store, Tx
 
 CONFLICTS = ("40001", "40P01", "55P03")  # SQLSTATE: serialization failure, deadlock, lock not available. Not the handler's fault
 log = logging.getLogger("buttress.webhooks")
+
+
+class EndedByHandler(ButtressError):
+    """A handler ended the transaction that it shares with the other events of its batch: by a ROLLBACK of the driver, of a trigger, or a COMMIT."""
+
+    code = "transaction_ended"
+
+    def __init__(self, plan: _Plan) -> None:
+        super().__init__("the handler ended the transaction that it was given", fix="raise an error instead")
+        self.plan = plan
 
 
 class Context:
@@ -118,16 +128,34 @@ class Worker:
             if plans[-1].fresh is not None and self._clock.now() > began + self._lease_s / 2:
                 break  # reading states again took long: what is left is given back before its lease runs out
         # Locks are taken in one order by all workers: guards by object, and the outbox, which they share, last and by name.
-        with self._store.transaction() as tx:
-            for plan in sorted(plans, key=lambda plan: plan.order):
-                self._take(tx, plan)
-            for wanted in sorted((wanted for plan in plans for wanted in plan.asked), key=lambda wanted: wanted.name):
-                self._effects.put(tx, wanted)
-            for one in held[len(plans):]:
-                self._ledger.release(tx, one, self._clock.now())
-            failpoint("inbox.handled")
+        try:
+            with self._store.transaction() as tx:
+                for plan in sorted(plans, key=lambda plan: plan.order):
+                    self._take(tx, plan)
+                self._ask(tx, plans)
+                for one in held[len(plans):]:
+                    self._ledger.release(tx, one, self._clock.now())
+                failpoint("inbox.handled")
+        except EndedByHandler as ended:
+            self._mend(held, plans, ended)
         failpoint("inbox.done")
         return len(held)
+
+    def _ask(self, tx: Tx, plans: list[_Plan]) -> None:
+        for wanted in sorted((wanted for plan in plans for wanted in plan.asked), key=lambda wanted: wanted.name):
+            self._effects.put(tx, wanted)
+
+    def _mend(self, held: list[Held], plans: list[_Plan], ended: EndedByHandler) -> None:
+        """After a handler ended the transaction: what it rolled back is given back, what it committed gets its effects, and it has failed."""
+        log.error("a handler ended its transaction", extra={"endpoint": self._ledger.endpoint, "event": ended.plan.held.event.id})
+        with self._store.transaction() as tx:
+            committed = [plan for plan in plans if plan is not ended.plan and not self._ledger.release(tx, plan.held, self._clock.now())]
+            for one in held[len(plans):]:
+                self._ledger.release(tx, one, self._clock.now())
+            if not self._fail(tx, ended.plan.held, ended):  # its own mark was committed with half of its work: nobody may take it for done
+                self._ledger.amend(tx, ended.plan.held, "dead", reason_of(ended))
+                committed.append(ended.plan)
+            self._ask(tx, committed)
 
     def _plan(self, held: Held) -> _Plan:
         """Outside of any transaction: a refetch asks the network."""
@@ -154,13 +182,21 @@ class Worker:
         try:
             self._act(tx, plan)
         except (Exception, SystemExit) as error:
-            tx.execute("ROLLBACK TO SAVEPOINT event")
+            self._savepoint(tx, "ROLLBACK TO", plan)
             plan.asked.clear()
             if getattr(error, "sqlstate", None) in CONFLICTS:
                 self._ledger.release(tx, plan.held, self._clock.now())
             else:
                 self._fail(tx, plan.held, error)
-        tx.execute("RELEASE SAVEPOINT event")
+        self._savepoint(tx, "RELEASE", plan)
+
+    def _savepoint(self, tx: Tx, verb: str, plan: _Plan) -> None:
+        try:
+            tx.execute(f"{verb} SAVEPOINT event")
+        except Exception as error:
+            if getattr(tx.connection, "closed", False):
+                raise
+            raise EndedByHandler(plan) from error  # the connection is there and the savepoint is not
 
     def _act(self, tx: Tx, plan: _Plan) -> None:
         held, handler, now = plan.held, plan.handler, self._clock.now()
@@ -198,12 +234,14 @@ class Worker:
             log.error("an event was given up", extra={"endpoint": self._ledger.endpoint, "event": held.event.id, "reason": error})
         return taken
 
-    def _fail(self, tx: Tx, held: Held, error: BaseException) -> None:
+    def _fail(self, tx: Tx, held: Held, error: BaseException) -> bool:
+        """False: somebody else has the event by now, or it is settled."""
         now, reason = self._clock.now(), reason_of(error)
         if isinstance(error, Rejected) or held.attempt >= self._max_attempts:
-            self._finish(tx, held, "dead", now, reason)
-            return
+            return self._finish(tx, held, "dead", now, reason)
         due = now + backoff_s(held.attempt, self._retry_base_s, self._retry_max_s, self._rng)
-        if self._ledger.finish(tx, held, "retry", now, due=due, error=reason):
+        taken = self._ledger.finish(tx, held, "retry", now, due=due, error=reason)
+        if taken:
             log.warning("a handler failed", extra={"endpoint": self._ledger.endpoint, "event": held.event.id, "type": held.event.type,
                                                    "attempt": held.attempt, "reason": reason})
+        return taken

@@ -86,7 +86,8 @@ class DatagramRelay:
                         packet, address = source.recvfrom(DATAGRAM_MAX_BYTES)
                     except OSError:  # nothing more, or ICMP: the other side is not there
                         break
-                    self._offer(packet, backs.get(source, address), source is front, time.monotonic_ns() - began_ns)
+                    sender = address if source is front else backs[source]
+                    self._offer(packet, sender, source is front, time.monotonic_ns() - began_ns)
             self._forward(time.monotonic_ns() - began_ns)
 
     def _offer(self, packet: bytes, sender: Address, upwards: bool, now_ns: int) -> None:

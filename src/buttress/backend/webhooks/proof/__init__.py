@@ -5,10 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from buttress.backend.webhooks.proof import checkers
+from buttress.backend.webhooks.proof import checkers, peers, redis_faults
 from buttress.backend.webhooks.proof.port import Receiver, Served
 from buttress.backend.webhooks.proof.racing import lap
-from buttress.backend.webhooks.proof.scenarios import Size, crash_points, outside, real_time, three_days, two_workers
+from buttress.backend.webhooks.proof.scenarios import (
+    Failing,
+    KilledMidway,
+    Size,
+    crash_points,
+    outside,
+    real_time,
+    three_days,
+    two_workers,
+)
 from buttress.backend.webhooks.proof.subjects import at_url
 from buttress.proof import Claim, Control, Figure, Proof, Race, Scenario, Subject
 from buttress.proof.contract import Measured
@@ -26,18 +35,23 @@ def scenarios(size: Size) -> tuple[Scenario, ...]:
         *calls, Pause(inside=INSIDE, each=size.each),
         Proxy(("orders", "emails", "credits"), "drop_after_commit", name="answer dropped after commit"),
         Proxy(("orders", "credits"), "outage", every=2, name="callee outage"),
+        KilledMidway(("orders", "emails", "credits")),
+        Failing(("orders", "credits"), "refuse", "callee answers 503"),
+        Failing(("orders", "credits"), "after", "callee acts, then answers 500", lookups=1),
     )
     # A subject that acknowledges before it stores is found by a kill after the acknowledgement of an event that nobody sends again:
     # so those that are judged are killed after every one of them, the ways that broke after a few.
     acknowledged = Crash(each=size.each, replies=size.replies, of=("deliver",))
     few = Crash(each=size.each, replies=2, of=("deliver",))
+    started = Crash(replies=size.kills, of=("deliver",))
     return (
         Scenario(checkers.STEADY, three_days, processes=True),
         Scenario(checkers.CRASH, crash_points, (few, *shared), processes=True, roles=("baseline", "peer")),
         Scenario(checkers.CRASH, crash_points, (acknowledged, *shared), processes=True, roles=("buttress", "yours")),
         Scenario(checkers.TWO, two_workers, (few,), processes=True, roles=("peer", "buttress")),
-        Scenario(checkers.SERVICE, real_time, (acknowledged,), virtual=False, hosting=("service", "url")),
+        Scenario(checkers.SERVICE, real_time, (started,), virtual=False, hosting=("service", "url")),
         Scenario(checkers.NOTHING, crash_points, (few,), processes=True, roles=("buttress",)),
+        *redis_faults.scenarios(size),
     )
 
 
@@ -54,11 +68,12 @@ PROOF = Proof(
         Subject("SETNX on Redis", f"{HERE}:setnx_redis", "baseline", needs=("redis",), scale="full", about="the same, on a real server"),
         Subject("Powertools", str(Path(__file__).with_name("peers") / "powertools.py") + ":factory", "peer", needs=("redis",), parts=POWERTOOLS,
                 scale="full", about="AWS Lambda Powertools 3.37 on Redis"),
+        redis_faults.FENCED, *peers.SUBJECTS,
         Subject("buttress", f"{HERE}:buttress", "buttress", about="inbox on SQLite"),
         Subject("buttress on Postgres", f"{HERE}:buttress_postgres", "buttress", needs=("postgres",), scale="full", about="inbox on Postgres"),
     ),
     scenarios=scenarios,
-    checkers=(checkers.effects, checkers.states, checkers.forgeries),
+    checkers=(checkers.effects, checkers.states, checkers.forgeries, redis_faults.forgotten),
     claims=(
         Claim("effects doubled or lost over 72 hours and day 10", "wrong", "== 0", "effects", needs=("virtual",), perfect=nothing_wrong),
         Claim("effects doubled or lost when nothing breaks", "wrong_clean", "== 0", "effects", perfect=nothing_wrong),
@@ -83,13 +98,14 @@ PROOF = Proof(
         Control("every genuine event is let in", "judged", "genuine_refused", "== 0", kind="positive"),
     ),
     sizes={
-        "quick": Size(events=300, crash_events=12, forged=3, each=1, replies=0, calls=0),
-        "full": Size(events=20_000, crash_events=40, forged=40, each=10, replies=0, calls=20),
+        "quick": Size(events=300, crash_events=12, forged=3, each=1, replies=0, calls=0, kills=4),
+        "full": Size(events=20_000, crash_events=40, forged=40, each=10, replies=0, calls=20, kills=20),
     },
     world=outside,
     races=(Race("http", lap, port=Served, scale="full", better={"events_per_s": "more", "ack_p99_ms": "less", "cpu_us_per_event": "less"}, factories={
         "buttress": f"{RACING}:serve_buttress", "SETNX on Redis": f"{RACING}:serve_setnx",
-        "Powertools": str(Path(__file__).with_name("peers") / "powertools.py") + ":serve"}),),
+        "Powertools": str(Path(__file__).with_name("peers") / "powertools.py") + ":serve",
+        **peers.RACING}),),
     from_url=at_url,
     findings={
         "pass": "Nothing doubled, nothing lost: not in 72 hours, not on day 10, not at any of the faults.",

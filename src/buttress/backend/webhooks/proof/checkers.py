@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from buttress.backend.webhooks.world import FORGED
 from buttress.proof import History
 from buttress.proof.contract import Measured
 from buttress.proof.trial import EPOCH
@@ -15,7 +16,8 @@ from buttress.proof.verdict import count
 HOUR = 3600.0
 DAY_10_H = 240.0
 SITUATIONS = ("delivered again", "two copies at once", "told by two events", "retried after hour 48", "resent on day 10", "killed", "paused beyond its lease",
-              "its answer swallowed", "callee down")
+              "its answer swallowed", "its answer an error", "callee down", "forgotten by Redis")
+REFUSE, NOT_ACT = "refuse", "not act"  # what is asked of a delivery that is not as it should be
 
 
 @dataclass
@@ -27,9 +29,10 @@ class Account:
     due: dict[tuple[str, str], str] = field(default_factory=dict)  # (callee, reference) -> event
     twins: set[str] = field(default_factory=set)  # events that tell a fact which another event tells, too
     happened: dict[tuple[str, str], list[float]] = field(default_factory=lambda: defaultdict(list))
+    objects: dict[tuple[str, str], str] = field(default_factory=dict)  # whose state an effect set
     again: dict[str, list[tuple[float, str]]] = field(default_factory=lambda: defaultdict(list))
     states: list[tuple[str, Any, str]] = field(default_factory=list)
-    forged: list[int] = field(default_factory=list)
+    forged: list[tuple[str, int]] = field(default_factory=list)  # what was asked, and the answer
     taken: dict[str, bool] = field(default_factory=dict)
 
     def doubled(self, *callees: str) -> Iterator[tuple[str, float]]:
@@ -37,9 +40,11 @@ class Account:
         for key, event in self.due.items():
             if not callees or key[0] in callees:
                 yield from ((event, at) for at in sorted(self.happened.get(key, []))[1:])
-        for (callee, reference), times in self.happened.items():  # what nobody asked for, under whatever name
-            asked = (callee, reference) in self.due or reference.startswith("status:evt_") or "forged" in reference
-            if not asked and (not callees or callee in callees):
+        orders = {name for name, _, _ in self.states}
+        for key, times in self.happened.items():  # what nobody asked for, under whatever name
+            # A state that is set is judged by what it is in the end, whatever the reference; a forgery is counted as one.
+            asked = key in self.due or self.objects.get(key) in orders or FORGED in key[1]
+            if not asked and (not callees or key[0] in callees):
                 yield from (("", at) for at in times)
 
     def lost(self, *callees: str) -> Iterator[str]:
@@ -53,7 +58,8 @@ class Account:
 
     def situation(self, event: str, at: float) -> str:
         """What was going on when an effect was doubled: the fault of the trial, else the last delivery of that event."""
-        for word, situation in (("kill", "killed"), ("stopped", "paused beyond its lease"), ("answer dropped", "its answer swallowed"), ("callee outage", "callee down")):
+        for word, situation in (("kill", "killed"), ("stopped", "paused beyond its lease"), ("answer dropped", "its answer swallowed"),
+                                ("callee acts", "its answer an error"), ("callee ", "callee down"), ("Redis ", "forgotten by Redis")):
             if self.case.startswith(word):
                 return situation
         if event in self.twins:
@@ -74,12 +80,15 @@ def accounts(history: History) -> Iterator[Account]:
                     account.twins.add(r["id"])
             elif what == "effect":
                 account.happened[r["callee"], r["reference"]].append(r["at"])
+                if "object" in r:
+                    account.objects[r["callee"], r["reference"]] = r["object"]
             elif what == "again":
                 account.again[r["id"]].append((r["at"], r["how"]))
             elif what == "state":
                 account.states.append((r["object"], r["status"], r["truth"]))
             elif what == "forged":
-                account.forged.append(r["status"] if isinstance(r["status"], int) and not isinstance(r["status"], bool) else 200)  # no refusal
+                number = isinstance(r["status"], int) and not isinstance(r["status"], bool)
+                account.forged.append((r["must"], r["status"] if number else 0))
             elif r["kind"] == "op" and r["call"] == "deliver":
                 id = r["args"]["headers"].get("webhook-id", "evt_forged_")
                 if not id.startswith("evt_forged_"):
@@ -138,10 +147,14 @@ def states(history: History) -> Mapping[str, Measured]:
 
 
 def forgeries(history: History) -> Mapping[str, Measured]:
-    """Deliveries that are not genuine: answered 2xx, or acted on at a callee."""
-    answered = [status for a in accounts(history) for status in a.forged]
-    acted = sum(1 for a in accounts(history) for _, reference in a.happened if "forged" in reference)
-    return {"forged": count(sum(1 for s in answered if 200 <= s < 300) + acted, len(answered))}
+    """Deliveries that are not as they should be: answered 2xx where they must be refused (no number is no refusal), or acted on.
+
+    What is signed and cannot be read, and what comes under a known id with another payload, may be kept or refused: the answer is
+    in the history, and only an effect counts.
+    """
+    answered = [one for a in accounts(history) for one in a.forged]
+    acted = sum(1 for a in accounts(history) for _, reference in a.happened if FORGED in reference)
+    return {"forged": count(sum(1 for must, status in answered if must == REFUSE and status < 300) + acted, len(answered))}
 
 
 # -- pictures
@@ -214,7 +227,7 @@ def where(histories: Mapping[str, History]) -> Mapping[str, Any]:
         for a in accounts(history):
             if a.scenario == NOTHING:
                 continue
-            cases.add(a.situation("", 0.0) if a.scenario in (CRASH, SERVICE, TWO) and a.case != "clean" else "steady")
+            cases.add(a.situation("", 0.0) if a.scenario != STEADY and a.case != "clean" else "steady")
             for event, at in a.doubled(*HONOUR):
                 counted[a.situation(event, at)] += 1
             for event in a.lost(*HONOUR):

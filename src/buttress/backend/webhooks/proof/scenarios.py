@@ -1,18 +1,21 @@
-"""How receivers are loaded: 72 hours and day 10 in virtual time; crash points and pauses; callees that honour nothing."""
+"""How receivers are loaded: 72 hours and day 10 in virtual time; crash points and pauses; callees that honour nothing, or fail."""
 
 from __future__ import annotations
 
 import contextlib
 import random
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 from buttress.backend.webhooks import world
+from buttress.backend.webhooks.proof.checkers import NOT_ACT, REFUSE
 from buttress.backend.webhooks.proof.port import Receiver
 from buttress.backend.webhooks.proof.subjects import LEASE_S
-from buttress.proof import Trial
+from buttress.proof import Case, Trial
+from buttress.proof.process import SubjectError
 from buttress.proof.trial import EPOCH
 from buttress.proof.world import Callee, Callees, Sender
 from buttress.proof.world.sender import HOUR, Delivery
@@ -24,7 +27,10 @@ QUIET_MAX_S = 30.0
 
 @dataclass(frozen=True)
 class Size:
-    """``events`` over 72 hours; ``crash_events`` in each crash trial; ``each`` hits of a failpoint, ``replies`` and ``calls``, evenly spread (0: all)."""
+    """``events`` over 72 hours; ``crash_events`` in each crash trial; ``each`` hits of a failpoint, ``replies`` and ``calls``, evenly spread (0: all).
+
+    ``kills``: replies after which a service is killed, evenly spread: it may take seconds to start.
+    """
 
     events: int
     crash_events: int
@@ -32,6 +38,7 @@ class Size:
     each: int
     replies: int
     calls: int
+    kills: int
     laps: int = 31
     lap_events: int = 1500
 
@@ -50,7 +57,7 @@ def outside(trial: Trial) -> Iterator[Mapping[str, str]]:
         if "redis" in trial.subject.needs:
             from buttress import servers
 
-            redis = stack.enter_context(servers.redis(settings={"appendfsync": "no", "appendonly": "no"}))
+            redis = stack.enter_context(servers.redis(durable=False))
             addresses["redis"] = redis.url
             if redis.server is not None:
                 trial.charge(redis.server.pid)
@@ -59,6 +66,71 @@ def outside(trial: Trial) -> Iterator[Mapping[str, str]]:
 
             addresses["postgres"] = stack.enter_context(servers.shared_postgres().database())
         yield {**addresses, "secret": world.SECRET}
+
+
+@dataclass(frozen=True)
+class KilledMidway:
+    """kill -9 of the subject while a callee has acted and not yet answered: at the ``at``-th effect of each named callee.
+
+    Needs nothing in the subject, so that a stranger dies in the middle of its handler too: its failpoints are not ours.
+    """
+
+    names: tuple[str, ...]
+    at: int = 2
+    name: str = "kill -9 before a callee's answer"
+    needs: tuple[str, ...] = ("crash",)
+
+    def cases(self, clean_hits: Mapping[str, int]) -> Iterable[Case]:
+        for name in self.names:
+            yield Case(f"{self.name} · {name}", during=partial(self._during, name))
+
+    @contextlib.contextmanager
+    def _during(self, name: str, trial: Trial) -> Iterator[None]:
+        def fails(method: str, number: int) -> Literal["", "refuse", "after"]:
+            if method != "POST" or number != self.at:
+                return ""
+            trial.kill()
+            trial.hit = True
+            return "after"
+
+        trial.outside[name].fails = fails
+        trial.hit = False
+        yield
+        trial.record("fault", name=self.name, armed=1, hit=int(trial.hit))
+
+
+@dataclass(frozen=True)
+class Failing:
+    """Each named callee answers errors, a case for each: ``refuse`` (503, nothing done) or ``after`` (done, then 500), every ``every``-th time.
+
+    ``lookups``: so many of the first look-ups are answered 500 as well, which is no evidence of anything.
+    """
+
+    names: tuple[str, ...]
+    how: Literal["refuse", "after"]
+    name: str
+    every: int = 3
+    lookups: int = 0
+    needs: tuple[str, ...] = ()
+
+    def cases(self, clean_hits: Mapping[str, int]) -> Iterable[Case]:
+        for name in self.names:
+            yield Case(f"{self.name} · {name}", during=partial(self._during, name))
+
+    @contextlib.contextmanager
+    def _during(self, name: str, trial: Trial) -> Iterator[None]:
+        struck = {"GET": 0, "POST": 0}
+
+        def fails(method: str, number: int) -> Literal["", "refuse", "after"]:
+            due = number <= self.lookups if method == "GET" else number % self.every == 0
+            struck[method] += due
+            return self.how if due else ""
+
+        trial.outside[name].fails = fails
+        trial.hit = False
+        yield
+        trial.hit = sum(struck.values()) > 0
+        trial.record("fault", name=self.name, armed=1, hit=int(trial.hit), struck=sum(struck.values()))
 
 
 def three_days(trial: Trial) -> None:
@@ -76,8 +148,10 @@ def three_days(trial: Trial) -> None:
                 sender.plan(start + rng.uniform(1, 71 * HOUR), one.delivery, again="delivered again")
     for one in rng.sample(sent, max(5, len(sent) // 50)):
         sender.plan(EPOCH + DAY_10 + rng.uniform(0, 2 * HOUR), one.delivery, again="resent on day 10")
+    sender.at(EPOCH + HOUR, lambda port: mangle(trial, rng))
     for _ in range(trial.size.forged):
-        sender.at(EPOCH + rng.uniform(HOUR, 70 * HOUR), lambda port: forge(trial, port, rng))
+        sender.at(EPOCH + rng.uniform(HOUR, 70 * HOUR), lambda port: forge(trial, rng))
+        sender.at(EPOCH + rng.uniform(14 * HOUR, 40 * HOUR), lambda port: alter(trial, sent, rng))
     _announce(trial, sent)
     sender.run()
     _conclude(trial, sent)
@@ -95,7 +169,9 @@ def crash_points(trial: Trial, *, forge_once: bool = False, workers: int = 1) ->
             copies = 2 if rng.random() < 0.3 else 1
             sender.plan(start + rng.uniform(0.1, HOUR), one.delivery, again="two copies at once" if copies == 2 else "delivered again", copies=copies)
     if forge_once:
-        sender.at(EPOCH, lambda port: forge(trial, port, rng))
+        sender.at(EPOCH, lambda port: mangle(trial, rng))
+        sender.at(EPOCH, lambda port: forge(trial, rng))
+        sender.at(EPOCH + 2 * HOUR, lambda port: alter(trial, sent, rng))
     _announce(trial, sent)
     sender.run()
     if not trial.scenario.virtual:
@@ -131,13 +207,14 @@ def _await_effects(trial: Trial, sent: list[world.Sent]) -> None:
 
 
 def _starts(sent: list[world.Sent], rng: random.Random, span: float) -> list[float]:
-    """First deliveries, out of order: changes of one order arrive within minutes of each other, in any order."""
+    """First deliveries, out of order: changes of one order arrive within minutes of each other, in any order; a deletion first of all."""
     starts: list[float] = []
     base: dict[str, float] = {}
     for one in sent:
-        name = one.object or (str(one.delivery.body).split('"order":"')[1].split('"')[0] if '"order":"' in one.delivery.body else "")
-        at = base.setdefault(name, EPOCH + rng.uniform(1, span)) if name else EPOCH + rng.uniform(1, span)
-        starts.append(at + rng.uniform(0, 300))
+        at = EPOCH + rng.uniform(1, span)
+        if one.object:
+            at = base.setdefault(one.object, at)
+        starts.append(at + (0 if one.ahead else rng.uniform(1, 300)))
     return starts
 
 
@@ -147,17 +224,42 @@ def _announce(trial: Trial, sent: list[world.Sent]) -> None:
             trial.record("fact", what="due", callee=due.callee, reference=due.reference, id=due.event, twin=due.twin)
 
 
-def _present(delivery: Delivery, now: float, port: Receiver) -> int:
-    return port.deliver(headers=dict(delivery.headers(now)), body=delivery.body)
-
-
-def forge(trial: Trial, port: Receiver, rng: random.Random) -> None:
-    """One of each kind that must be refused; again, where a kill came in between."""
+def _present(trial: Trial, delivery: Delivery) -> object:
+    """Delivers it now, again where a kill came in between: what it answered, a number or not. An error is what a provider takes for 500."""
     now = trial.clock.now()
-    for how, delivery in world.counterfeits(now, rng):
+
+    def deliver(port: Receiver) -> object:
+        return port.deliver(headers=dict(delivery.headers(now)), body=delivery.body)
+
+    try:
+        return trial.surely(deliver)
+    except SubjectError:
+        return 500
+
+
+def forge(trial: Trial, rng: random.Random) -> None:
+    """One of each kind that must be refused."""
+    now = trial.clock.now()
+    for how, delivery in world.counterfeits(now, rng, oversized=bool(trial.url)):
         trial.fault("forged or stale delivery", how=how)
-        status = trial.surely(partial(_present, delivery, now))
-        trial.record("fact", what="forged", how=how, status=status)
+        trial.record("fact", what="forged", how=how, must=REFUSE, status=_present(trial, delivery))
+
+
+def mangle(trial: Trial, rng: random.Random) -> None:
+    """One that is signed and cannot be read. It comes early: where it is kept, it must not stand in the way of what follows."""
+    trial.fault("signed, but no JSON")
+    delivery = world.unreadable(trial.clock.now(), rng)
+    trial.record("fact", what="forged", how="signed, but no JSON", must=NOT_ACT, status=_present(trial, delivery))
+
+
+def alter(trial: Trial, sent: list[world.Sent], rng: random.Random) -> None:
+    """A genuine event once more, and where that is acknowledged its id with another payload: from then on it is a known id."""
+    first = rng.choice([one for one in sent if one.due]).delivery
+    trial.record("fact", what="again", how="delivered again", id=first.id, at=trial.clock.now())
+    answer = _present(trial, first)
+    if isinstance(answer, int) and 200 <= answer < 300:
+        trial.fault("a known id with another payload")
+        trial.record("fact", what="forged", how="known id, other payload", must=NOT_ACT, status=_present(trial, world.altered(first, trial.clock.now(), rng)))
 
 
 def _conclude(trial: Trial, sent: list[world.Sent]) -> None:

@@ -13,12 +13,25 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from buttress.backend.webhooks.callee import HttpCallee, at_least_once, at_most_once, keyed, lookup
+from buttress.backend.webhooks.callee import (
+    Effect,
+    HttpCallee,
+    NotSent,
+    Rejected,
+    Unanswered,
+    at_least_once,
+    at_most_once,
+    keyed,
+    lookup,
+)
 from buttress.backend.webhooks.event import Event
 from buttress.backend.webhooks.inbox import Inbox, InboxConfig
 from buttress.backend.webhooks.signature import Verifier
 from buttress.backend.webhooks.worker import Context
+from buttress.kernel.errors import Stale, Unavailable
 from buttress.kernel.failpoint import failpoint
+from buttress.kernel.idempotency import Done, InFlight, Mismatch, New, Unknown
+from buttress.kernel.idempotency_redis import RedisIdempotency
 from buttress.kernel.store import Schema, Store
 from buttress.kernel.store.sqlite import SqliteStore
 from buttress.proof import Env
@@ -219,6 +232,54 @@ class SetNxRedis(Naive):
         self.redis.delete(f"webhook:{id}")
 
 
+class Fenced(Naive):
+    """The kernel's claims on Redis, as carefully as a receiver can use them: fence, intent, keys for the callees that honour one,
+    in doubt a look-up at the one that does not. Weaker than the inbox, and documented so: what Redis forgets is New.
+    """
+
+    def __init__(self, env: Env) -> None:
+        super().__init__(env)
+        self.claims = RedisIdempotency.from_url(env.world["redis"], "webhooks", clock=env.clock)
+        self.callees = {name: HttpCallee(env.world[name]) for name in ("orders", "emails")}
+        self.credits = HttpCallee(env.world["credits"], key_header=None, find_url=env.world["credits"] + "/{reference}")
+
+    def deliver(self, headers: Mapping[str, str], body: str) -> int:
+        if not self.verified(headers, body):
+            return 401
+        try:
+            id, event = headers["webhook-id"], json.loads(body)
+        except ValueError:
+            return 400
+        try:
+            claim = self.claims.claim(id, hashlib.sha256(body.encode()).digest(), LEASE_S)
+            if isinstance(claim, Done):
+                return 200
+            if isinstance(claim, InFlight | Mismatch):
+                return 409
+            if isinstance(claim, New):
+                self.claims.intend(id, claim.fence, b"its effects")
+            self.perform(event, id, in_doubt=isinstance(claim, Unknown))
+            self.claims.settle(id, claim.fence, b"200")
+        except (Stale, Unavailable, NotSent, Rejected, Unanswered):
+            return 503  # the intent stays: who claims the event after the lease finds out what became of it
+        failpoint("acted")
+        return 200
+
+    def perform(self, event: dict[str, Any], id: str, *, in_doubt: bool) -> None:
+        data = event["data"]
+        if event["type"] in PAYMENTS:
+            for callee, send in self.callees.items():
+                send(Effect(callee, f"{id}:{callee}", {"reference": f"{callee}:{data['payment']}"}, 1))
+                failpoint(f"acted.{callee}")
+            reference = f"credits:{data['payment']}"
+            if not (in_doubt and self.credits.find(reference)):
+                self.credits(Effect("credits", reference, {"reference": reference}, 1))
+            failpoint("acted.credits")
+        elif event["type"] == "order.updated":
+            payload = {"reference": f"status:{id}", "object": data["order"], "status": data["status"]}
+            self.callees["orders"](Effect("orders", f"{id}:status", payload, 1))
+
+
 def none(env: Env) -> Naive:
     return Naive(env)
 
@@ -231,4 +292,8 @@ def setnx_redis(env: Env) -> SetNxRedis:
     return SetNxRedis(env)
 
 
-__all__ = ["AtUrl", "Naive", "Ours", "SetNx", "SetNxRedis", "at_url", "buttress", "buttress_postgres", "none", "setnx", "setnx_redis"]
+def fenced_redis(env: Env) -> Fenced:
+    return Fenced(env)
+
+
+__all__ = ["AtUrl", "Fenced", "Naive", "Ours", "SetNx", "SetNxRedis", "at_url", "buttress", "buttress_postgres", "fenced_redis", "none", "setnx", "setnx_redis"]

@@ -4,6 +4,9 @@
 context so that an INPROGRESS record expires. Records are kept for 30 days, far beyond any retry: its best form here.
 Runs in an environment of its own: standard library, ``aws-lambda-powertools[redis]`` and, for the race, uvicorn.
 
+On this store its payload validation refuses a genuine duplicate as well: ``_update_record`` drops the hash when a record completes
+(3.37.0; the same was powertools-lambda-typescript #5705). So a duplicate is answered 409 and comes again; it is never acted on.
+
 Its clock is ``datetime.now()``; so that it lives in the proof's virtual time, its modules are given a ``datetime`` that
 reads the proof's clock, and the factory refuses to start where that does not hold.
 """
@@ -82,6 +85,8 @@ class Receiver:
             return 409
         except (OSError, http.client.HTTPException, IdempotencyPersistenceLayerError):
             return 500
+        except ValueError:  # not JSON
+            return 400
         return 200
 
     def work(self):
