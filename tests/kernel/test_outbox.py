@@ -214,7 +214,7 @@ class Machine(RuleBasedStateMachine):
         if what in ("sent", "dead"):
             entry.state = what
         else:
-            entry.due, entry.doubted = now + wait_s, what == "doubt"
+            entry.due, entry.doubted = now + wait_s, entry.doubted or what == "doubt"  # a plain Retry leaves the doubt as it was
 
     @rule(stream=STREAMS, keys=st.none() | st.sets(st.sampled_from("abcdef"), max_size=2))
     def replay(self, stream, keys):
