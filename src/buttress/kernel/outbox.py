@@ -232,8 +232,9 @@ class SqlOutbox:
                 raise InvalidInput("note", type(verdict.note).__name__, f"must be bytes, at most {NOTE_MAX_BYTES}")
             assign: tuple[str, tuple[object, ...]] = ("state = 'sent', due = NULL, until = 0, error = NULL, note = ?", (verdict.note,))
         elif isinstance(verdict, Retry):
-            doubted = message.doubted if verdict.doubted is None else verdict.doubted
-            assign = ("due = ?, until = 0, error = ?, doubted = ?", (_check_time("due", verdict.due), _told(verdict.error), int(doubted)))
+            assign = ("due = ?, until = 0, error = ?", (_check_time("due", verdict.due), _told(verdict.error)))
+            if verdict.doubted is not None:
+                assign = (f"{assign[0]}, doubted = ?", (*assign[1], int(verdict.doubted)))
         else:
             assign = ("state = 'dead', due = NULL, until = 0, error = ?", (_told(verdict.error),))
         failpoint("outbox.settle")

@@ -299,7 +299,15 @@ def a_doubt_is_carried_over(case: Case) -> None:
     expect(message.doubted, "Retry(doubted=True) lost the doubt")
     mine.settle(message, Dead("given up"))
     mine.replay(STREAM)
-    expect(one(mine, why="after replay").doubted, "Dead and replay lost the doubt")
+    message = one(mine, why="after replay")
+    expect(message.doubted, "Dead and replay lost the doubt")
+    mine.settle(message, Retry(clock.now(), "no answer"))
+    expect(one(mine, why="at once").doubted, "a plain Retry, which leaves the doubt as it was, lost it")
+    mine.put(STREAM, "other", b"")
+    message = one(mine, why="the other one")
+    mine.settle(message, Retry(clock.now(), "it may have been sent", doubted=True))
+    mine.settle(message, Retry(clock.now(), "said once more"))
+    expect(one(mine, why="the other one again").doubted, "the same sender's plain Retry, after one that doubted, lost the doubt")
 
 
 def dead_waits_for_replay(case: Case) -> None:
