@@ -235,6 +235,14 @@ def test_one_with_a_group_of_its_own_is_gone_too(start, orphan, at):
             os.kill(child, signal.SIGKILL)
 
 
+def test_the_end_of_one_is_not_the_end_of_its_successor(start, monkeypatch):
+    """A kill from another thread may still be looking for what was left behind when the next one has started on the same folder."""
+    first, heirs, later = start(), module._heirs, []
+    monkeypatch.setattr(module, "_heirs", lambda env: (later or later.append(start()), heirs(env))[1])
+    first.kill()
+    assert later[0].call("echo", {"value": 1}) == 1
+
+
 def test_closing_twice_or_after_a_death_does_no_harm(start):
     before = lab.open_files()
     process = start()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import select
 import shlex
 import signal
@@ -25,6 +26,7 @@ from buttress.kernel.errors import ButtressError
 from buttress.proof import host
 from buttress.proof.host import LINE_MAX_BYTES
 
+START = "BUTTRESS_START"  # one for each start of a subject: by it is found what that one left behind, and never its successor
 CALL_TIMEOUT_S = 30.0
 START_TIMEOUT_S = 30.0
 
@@ -193,6 +195,7 @@ class SubjectProcess:
     @classmethod
     def spawn(cls, argv: Sequence[str], env: Mapping[str, str], log: Path, *, plan: Mapping[str, Any] | None = None,
               control: bool = False, cwd: str | None = None, name: str = "") -> SubjectProcess:
+        env = {**env, START: secrets.token_hex(8)}
         stdin_r, stdin_w = os.pipe()
         stdout_r, stdout_w = os.pipe()
         ours, theirs = socket.socketpair() if control else (None, None)
@@ -463,6 +466,7 @@ class ServiceProcess:
     """A service in any language, started without a shell and reached at a URL."""
 
     def __init__(self, argv: Sequence[str], env: Mapping[str, str], log: Path, cwd: str | None = None) -> None:
+        env = {**env, START: secrets.token_hex(8)}
         self._log = log
         self._env = env
         self.port: Any = None  # what speaks to it, in the harness
@@ -573,12 +577,11 @@ def _group(group: int) -> list[int]:
 
 
 def _heirs(env: Mapping[str, str]) -> list[int]:
-    """Who was started with this subject's environment, whoever is their parent by now."""
-    words = {f"{name}={env[name]}".encode() for name in ("BUTTRESS_DIR", "BUTTRESS_WORKER") if env.get(name)}
-    members = []
-    for entry in os.listdir("/proc") if len(words) == 2 and os.path.isdir("/proc") else []:
+    """Who was started by this start of a subject, whoever is their parent by now."""
+    word, members = f"{START}={env[START]}".encode() if START in env else b"", []
+    for entry in os.listdir("/proc") if word and os.path.isdir("/proc") else []:
         with contextlib.suppress(OSError):
-            if entry.isdigit() and int(entry) != os.getpid() and words <= set(Path(f"/proc/{entry}/environ").read_bytes().split(b"\0")):
+            if entry.isdigit() and int(entry) != os.getpid() and word in Path(f"/proc/{entry}/environ").read_bytes().split(b"\0"):
                 members.append(int(entry))
     return members
 
