@@ -128,6 +128,9 @@ class Trial:
         self._warm = warm
         self._in_process = in_process
         self._trace = trace
+        self._power = case.power
+        self._before: dict[str, bytes] = {}
+        self._cut = False
         self._calls = calls_of(proof.port)
         self._hosts: dict[int, SubjectProcess | ServiceProcess | _InProcess] = {}
         self._opened: dict[int, Any] = {}
@@ -172,7 +175,18 @@ class Trial:
         if before is not None:
             self._absorb(before)
             before.close()
+            self._cut_power()
         return self.open(worker)
+
+    def _cut_power(self) -> None:
+        """After the kill of a power cut: the folder becomes what a disk may hold. Once; what happens afterwards has power."""
+        if not self._power or not self._cut:
+            return
+        from buttress.proof.faults import powercut
+
+        tear, self._power = self._power, ""
+        left = powercut.cut(Path(self.state), self._before, sorted(self._folder.glob("strace.*")), tear, random.Random(f"{self.seed}/{self.number}"))  # type: ignore[arg-type]
+        self._write("fault", name="power cut", armed=1, hit=1, at=self.clock.now(), tear=tear, unsynced=left)
 
     def down(self, worker: int = 0) -> bool:
         """Whether a service was killed after its last call: nobody has noticed, so nobody has started it again."""
@@ -322,6 +336,8 @@ class Trial:
         except SubjectDied:  # killed inside its factory, as planned: once more, without the plan
             self._hit_from(process)
             process.close()
+            self._cut = True
+            self._cut_power()
             return self._start(worker)
         self._hosts.pop(worker)
         return process
@@ -396,7 +412,14 @@ class Trial:
         if not self._trace:
             return argv
         file = str(self._folder / f"strace.{len(list(self._folder.glob('strace.*')))}")
-        base = ["strace", "-f", "-qq", "-o", file, "-e", f"trace={SYNC_CALLS},{WRITE_CALLS}"]
+        base = ["strace", "-f", "-qq", "-o", file]
+        if self._power:
+            from buttress.proof.faults import powercut
+
+            self._before = powercut.folder_files(Path(self.state))
+            base += ["-y", "-xx", "-s", str(powercut.WRITE_MAX_BYTES), "-e", f"trace={powercut.TRACED}"]
+        else:
+            base += ["-e", f"trace={SYNC_CALLS},{WRITE_CALLS}"]
         for name, calls in (("@sync", SYNC_CALLS), ("@write", WRITE_CALLS)):
             if name in self.case.failpoints:
                 base += ["-e", f"inject={calls}:signal=SIGKILL:when={self.case.failpoints[name][0]}"]
@@ -436,6 +459,7 @@ class Trial:
             self._absorb(running)
             if self.hit and not before:
                 self._write("fault", name=self.case.label, armed=1, hit=1, at=self.clock.now())
+                self._cut = True
             self.case = Case(self.case.label)
             self._trace = ""
 

@@ -17,8 +17,10 @@ that shows it.
 from __future__ import annotations
 
 from buttress.testing.clock import check_clock
+from buttress.testing.delta import check_delta
 from buttress.testing.idempotency import check_idempotency
+from buttress.testing.lease import check_leases
 from buttress.testing.outbox import check_outbox
 from buttress.testing.store import check_store
 
-__all__ = ["check_clock", "check_idempotency", "check_outbox", "check_store"]
+__all__ = ["check_clock", "check_delta", "check_idempotency", "check_leases", "check_outbox", "check_store"]

@@ -24,7 +24,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "postgres": ("psycopg",), "redis": ("redis",),
 }
 NOT_BUILT: Mapping[str, str] = {
-    "powercut": "comes with ota", "disk full": "comes with audit_log",
+    "disk full": "comes with audit_log",
     "netem": "comes with telematics", "nft": "comes with telematics", "foreign clocks": "come with telematics",
 }
 
