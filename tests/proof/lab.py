@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import inspect
+import atexit
+import functools
 import os
 import select
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from buttress.proof import host
+from buttress.proof.process import ForkServer
 
 from .subjects import Echo
 
 SUBJECTS = Path(__file__).with_name("subjects.py")
 PARAMETERS = {name: [p for p in inspect.signature(method).parameters if p != "self"] for name, method in vars(Echo).items() if inspect.isfunction(method)}
+
+
+@functools.cache
+def commands() -> ForkServer:
+    """The server that executes commands, one for all tests of this process."""
+    folder = tempfile.TemporaryDirectory()
+    server = ForkServer.of_commands(Path(folder.name, "log"))
+    atexit.register(folder.cleanup)
+    atexit.register(server.close)
+    return server
 
 
 def factory(name: str) -> str:

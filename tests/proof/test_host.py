@@ -33,7 +33,7 @@ def log(tmp_path):
 @pytest.fixture
 def echo(tmp_path, log):
     """An Echo hosted in a process of its own, ready for calls."""
-    process = SubjectProcess.spawn(lab.host_argv("Echo", CALLS), lab.variables(tmp_path), log, plan={}, control=True, name="echo")
+    process = SubjectProcess.spawn(lab.commands(), lab.host_argv("Echo", CALLS), lab.variables(tmp_path), log, plan={}, control=True, name="echo")
     process.hello(CALLS, port_text, lab.PARAMETERS)
     yield process
     process.close()
@@ -46,7 +46,7 @@ def foreign(tmp_path, log):
 
     def start(code: str) -> SubjectProcess:
         before = "import json, os, sys\nlines = iter(sys.stdin.readline, '')\ndef answer(**m): print(json.dumps(m), flush=True)\n"
-        process = SubjectProcess.spawn([sys.executable, "-c", before + code], lab.variables(tmp_path), log, name="foreign")
+        process = SubjectProcess.spawn(lab.commands(), [sys.executable, "-c", before + code], lab.variables(tmp_path), log, name="foreign")
         running.append(process)
         return process
 
@@ -65,7 +65,7 @@ def test_values_go_there_and_back(echo):
 
 
 def test_hello_names_the_calls_that_are_there(tmp_path, log):
-    process = SubjectProcess.spawn(lab.host_argv("Echo", (*CALLS, "missing", "calls")), lab.variables(tmp_path), log, plan={}, control=True, name="echo")
+    process = SubjectProcess.spawn(lab.commands(), lab.host_argv("Echo", (*CALLS, "missing", "calls")), lab.variables(tmp_path), log, plan={}, control=True, name="echo")
     try:
         with pytest.raises(UsageError) as refused:
             process.hello((*CALLS, "missing", "calls"), port_text, lab.PARAMETERS)  # calls is there, but it is a list
@@ -80,7 +80,7 @@ def test_hello_names_the_calls_that_are_there(tmp_path, log):
     ({"fail": []}, "fail does not take no arguments: missing a required argument: 'text'")])
 def test_a_method_must_take_the_parameters_of_the_port_by_their_names(tmp_path, log, parameters, why):
     """Found at the start, not in the middle of a run."""
-    process = SubjectProcess.spawn(lab.host_argv("Echo", CALLS), lab.variables(tmp_path), log, plan={}, control=True, name="echo")
+    process = SubjectProcess.spawn(lab.commands(), lab.host_argv("Echo", CALLS), lab.variables(tmp_path), log, plan={}, control=True, name="echo")
     try:
         with pytest.raises(UsageError) as refused:
             process.hello(CALLS, port_text, {**lab.PARAMETERS, **parameters})
@@ -90,7 +90,7 @@ def test_a_method_must_take_the_parameters_of_the_port_by_their_names(tmp_path, 
 
 
 def test_of_a_method_whose_parameters_are_not_named_nothing_is_asked(tmp_path, log):
-    process = SubjectProcess.spawn(lab.host_argv("Echo", CALLS), lab.variables(tmp_path), log, plan={}, control=True, name="echo")
+    process = SubjectProcess.spawn(lab.commands(), lab.host_argv("Echo", CALLS), lab.variables(tmp_path), log, plan={}, control=True, name="echo")
     try:
         process.hello(CALLS, port_text)
         assert process.call("echo", {"value": 1}) == 1
@@ -99,7 +99,7 @@ def test_of_a_method_whose_parameters_are_not_named_nothing_is_asked(tmp_path, l
 
 
 def test_a_factory_that_raises_says_why(tmp_path, log):
-    process = SubjectProcess.spawn(lab.host_argv("Unready", ("echo",)), lab.variables(tmp_path), log, plan={}, control=True, name="unready")
+    process = SubjectProcess.spawn(lab.commands(), lab.host_argv("Unready", ("echo",)), lab.variables(tmp_path), log, plan={}, control=True, name="unready")
     try:
         with pytest.raises(FactoryFailed, match="unready did not start: RuntimeError: no disk"):
             process.hello(("echo",), port_text)
@@ -125,7 +125,7 @@ def test_what_a_subject_may_know_comes_by_its_environment(tmp_path, log):
     clock = tmp_path / "clock"
     clock.write_bytes(struct.pack("<d", 1234.5))
     env = lab.variables(tmp_path, BUTTRESS_SEED="42", BUTTRESS_WORLD='{"till": "http://127.0.0.1:1/"}', BUTTRESS_CLOCK=str(clock), BUTTRESS_WORKER="3")
-    process = SubjectProcess.spawn(lab.host_argv("Echo", CALLS), env, log, plan={}, control=True)
+    process = SubjectProcess.spawn(lab.commands(), lab.host_argv("Echo", CALLS), env, log, plan={}, control=True)
     try:
         process.hello(CALLS, port_text, lab.PARAMETERS)
         about = process.call("about", {})
@@ -272,7 +272,7 @@ def test_a_command_may_not_answer_with_a_byte_more(foreign):
 
 def test_the_host_runs_in_a_bare_interpreter(tmp_path, log):
     """No site-packages, no environment: as in a peer's own Python, where nothing of ours is installed."""
-    process = SubjectProcess.spawn(lab.host_argv("Echo", CALLS, isolated=True), lab.variables(tmp_path), log, plan={}, control=True)
+    process = SubjectProcess.spawn(lab.commands(), lab.host_argv("Echo", CALLS, isolated=True), lab.variables(tmp_path), log, plan={}, control=True)
     try:
         process.hello(CALLS, port_text, lab.PARAMETERS)
         assert process.call("echo", {"value": 1}) == 1

@@ -51,7 +51,7 @@ def start(tmp_path):
     running = []
 
     def go(plan=None, name="Echo", calls=CALLS):
-        process = SubjectProcess.spawn(lab.host_argv(name, calls), lab.variables(tmp_path), tmp_path / "subject.log", plan=plan or {}, control=True, name="echo")
+        process = SubjectProcess.spawn(lab.commands(), lab.host_argv(name, calls), lab.variables(tmp_path), tmp_path / "subject.log", plan=plan or {}, control=True, name="echo")
         running.append(process)
         process.hello(calls, str, lab.PARAMETERS)
         return process
@@ -135,7 +135,7 @@ def test_failpoints_are_counted_where_nothing_is_armed(start):
 
 def test_nothing_in_the_environment_arms_a_failpoint(tmp_path):
     env = lab.variables(tmp_path, BUTTRESS_FAILPOINTS='{"here": [1, "kill"]}', BUTTRESS_PLAN='{"here": [1, "kill"]}')
-    process = SubjectProcess.spawn(lab.host_argv("Echo", CALLS), env, tmp_path / "log", name="echo")  # no control: nothing inherited
+    process = SubjectProcess.spawn(lab.commands(), lab.host_argv("Echo", CALLS), env, tmp_path / "log", name="echo")  # no control: nothing inherited
     try:
         process.hello(CALLS, str, lab.PARAMETERS)
         assert process.call("step", {"name": "here"})[0] == "here"
@@ -237,10 +237,39 @@ def test_one_with_a_group_of_its_own_is_gone_too(start, orphan, at):
 
 def test_the_end_of_one_is_not_the_end_of_its_successor(start, monkeypatch):
     """A kill from another thread may still be looking for what was left behind when the next one has started on the same folder."""
-    first, heirs, later = start(), module._heirs, []
-    monkeypatch.setattr(module, "_heirs", lambda env: (later or later.append(start()), heirs(env))[1])
+    first, orphans, later = start(), module.ForkServer.orphans, []
+    monkeypatch.setattr(module.ForkServer, "orphans", lambda server: (later or later.append(start()), orphans(server))[1])
     first.kill()
     assert later[0].call("echo", {"value": 1}) == 1
+
+
+@pytest.mark.parametrize("end", ["kill", "close", "its own end"])
+def test_a_daemon_without_a_trace_is_gone_too(tmp_path, end):
+    """It left its group and session, has nobody's environment and was executed anew: only its adoption tells whose it is."""
+    code = """
+import json, os, sys
+read, write = os.pipe()
+os.set_inheritable(write, True)
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        os.execve(sys.executable, [sys.executable, '-c', f'import os, signal; os.write({write}, str(os.getpid()).encode()); signal.pause()'], {})
+    os._exit(0)
+os.wait()
+daemon = os.read(read, 20).decode()
+for line in sys.stdin:
+    print(json.dumps({'ok': ['pid'] if 'hello' in line else int(daemon)}), flush=True)
+    if 'quit' in line: os._exit(3)
+"""
+    process = SubjectProcess.spawn(lab.commands(), [sys.executable, "-c", code], lab.variables(tmp_path), tmp_path / "log")
+    process.hello(("pid",), str)
+    daemon = process.call("pid", {})
+    assert lab.alive(daemon)
+    if end == "its own end":
+        process.call("quit", {})
+    process.kill() if end == "kill" else process.close()
+    assert lab.ends(daemon, 5)
+    process.close()
 
 
 def test_closing_twice_or_after_a_death_does_no_harm(start):
@@ -255,7 +284,7 @@ def test_closing_twice_or_after_a_death_does_no_harm(start):
 def test_close_lets_a_subject_finish_first(tmp_path):
     code = ("import json, sys\nfor line in sys.stdin: print(json.dumps({'ok': ['echo']}), flush=True)\n"
             f"open({str(tmp_path / 'finished')!r}, 'w').write('yes')\n")
-    process = SubjectProcess.spawn([sys.executable, "-c", code], lab.variables(tmp_path), tmp_path / "log")
+    process = SubjectProcess.spawn(lab.commands(), [sys.executable, "-c", code], lab.variables(tmp_path), tmp_path / "log")
     process.hello(("echo",), str)
     process.close()
     assert (tmp_path / "finished").read_text() == "yes"
@@ -311,7 +340,7 @@ def test_the_timeout_of_a_call_is_read_when_it_is_made(start, monkeypatch):
 
 def test_one_that_does_not_read_is_broken_after_its_timeout(tmp_path):
     code = "import json, sys, threading\nsys.stdin.readline()\nprint(json.dumps({'ok': ['echo']}), flush=True)\nthreading.Event().wait()"
-    process = SubjectProcess.spawn([sys.executable, "-c", code], lab.variables(tmp_path), tmp_path / "log", name="deaf")
+    process = SubjectProcess.spawn(lab.commands(), [sys.executable, "-c", code], lab.variables(tmp_path), tmp_path / "log", name="deaf")
     process.hello(("echo",), str)
     raised = []
 
@@ -335,7 +364,7 @@ def test_one_that_does_not_read_is_broken_after_its_timeout(tmp_path):
 def test_many_large_calls_at_once_do_not_lock_up(tmp_path):
     """A command that serves one call after the other, as most do."""
     code = "import json, sys\nfor line in sys.stdin:\n  r = json.loads(line)\n  print(json.dumps({'ok': ['echo'] if r['call'] == 'hello' else r['args']['value'], 'id': r.get('id')}), flush=True)"
-    process = SubjectProcess.spawn([sys.executable, "-c", code], lab.variables(tmp_path), tmp_path / "log", name="one by one")
+    process = SubjectProcess.spawn(lab.commands(), [sys.executable, "-c", code], lab.variables(tmp_path), tmp_path / "log", name="one by one")
     process.hello(("echo",), str)
     answers = []
 
@@ -360,14 +389,14 @@ def test_many_large_calls_at_once_do_not_lock_up(tmp_path):
 @pytest.mark.parametrize("argv", [["/nowhere/at/all"], ["no-such-command-here"]])
 def test_a_command_that_is_not_there_is_a_usage_error(tmp_path, argv):
     before = lab.open_files()
-    with pytest.raises(UsageError, match="No such file") as refused:
-        SubjectProcess.spawn(argv, {}, tmp_path / "log")
+    with pytest.raises(UsageError, match="no such command") as refused:
+        SubjectProcess.spawn(lab.commands(), argv, {}, tmp_path / "log")
     assert "PATH" in refused.value.fix
     assert lab.open_files() == before
 
 
 def test_a_command_that_ends_at_once_did_not_start(tmp_path):
-    process = SubjectProcess.spawn(["sh", "-c", "echo no license >&2; exit 4"], lab.variables(tmp_path), tmp_path / "log", name="tool")
+    process = SubjectProcess.spawn(lab.commands(), ["sh", "-c", "echo no license >&2; exit 4"], lab.variables(tmp_path), tmp_path / "log", name="tool")
     with pytest.raises(FactoryFailed, match=r"tool did not start: .*\(exit 4\): no license"):
         process.hello(("echo",), str)
     process.close()
@@ -473,8 +502,8 @@ def test_a_service_is_gone_with_its_group(tmp_path, end):
     """A child that ignores SIGTERM goes with it. It says by a named pipe when it is there."""
     os.mkfifo(tmp_path / "told")
     deaf = "import os, signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(os.getpid(), flush=True); signal.pause()"
-    service = ServiceProcess(["sh", "-c", f"{sys.executable} -c '{deaf}' > told & exec {sys.executable} -c 'import signal; signal.pause()'"],
-                             {}, tmp_path / "log", cwd=str(tmp_path))
+    service = ServiceProcess(["sh", "-c", f"{sys.executable} -c '{deaf}' > {tmp_path}/told & exec {sys.executable} -c 'import signal; signal.pause()'"],
+                             {}, tmp_path / "log", lab.commands())
     with open(tmp_path / "told") as told:
         child = int(told.readline())
     assert lab.alive(child)
@@ -487,16 +516,16 @@ def test_a_service_is_gone_with_its_group(tmp_path, end):
 
 
 def test_a_service_that_ends_or_says_nothing_did_not_start(tmp_path):
-    service = ServiceProcess(["sh", "-c", "echo no config >&2; exit 5"], {}, tmp_path / "log")
+    service = ServiceProcess(["sh", "-c", "echo no config >&2; exit 5"], {}, tmp_path / "log", lab.commands())
     with pytest.raises(FactoryFailed, match=r"the service ended \(exit 5\): no config"):
         service.await_answer(f"http://127.0.0.1:{free_port()}/", timeout_s=10)
     service.close()
-    silent = ServiceProcess([sys.executable, "-c", "import signal; signal.pause()"], {}, tmp_path / "silent.log")
+    silent = ServiceProcess([sys.executable, "-c", "import signal; signal.pause()"], {}, tmp_path / "silent.log", lab.commands())
     with pytest.raises(FactoryFailed, match=r"did not answer at .* in 0.3 s"):
         silent.await_answer(f"http://127.0.0.1:{free_port()}/", timeout_s=0.3)
     silent.close()
     with pytest.raises(UsageError):
-        ServiceProcess(["no-such-command-here"], {}, tmp_path / "log")
+        ServiceProcess(["no-such-command-here"], {}, tmp_path / "log", lab.commands())
 
 
 def test_somebody_else_at_the_address_is_not_taken_for_the_service(trial_of, served, tmp_path):

@@ -229,11 +229,12 @@ def private_stdout() -> int:
 def fork_server(spec: str, calls: list[str], fd: int) -> None:
     """Forks a subject for each request on the socket, and reports each child's exit status.
 
-    A request is {"env": {...}, "control": bool} with stdin, stdout, stderr and, if so, the control descriptor attached.
+    A request is {"env": {...}, "control": bool} with stdin, stdout, stderr and, if so, the control descriptor attached. With
+    "argv" (and "cwd") the child executes that command instead; a server for commands only has no factory.
     """
     adopt_orphans()
     before = descriptors_open()
-    factory = load_factory(spec)
+    factory = load_factory(spec) if spec else None
     shares = shared_by(before)
     sock = socket.socket(fileno=fd)
     wake_r, wake_w = os.pipe()
@@ -272,7 +273,7 @@ def fork_server(spec: str, calls: list[str], fd: int) -> None:
             sock.sendall(json.dumps({"pid": pid}).encode() + b"\n")
 
 
-def _become(factory: Callable[[Env], Any], calls: list[str], request: dict[str, Any], fds: list[int], close: list[int]) -> None:
+def _become(factory: Callable[[Env], Any] | None, calls: list[str], request: dict[str, Any], fds: list[int], close: list[int]) -> None:
     """The forked child: a process group of its own, its own descriptors, then the subject. Never returns."""
     code = 70
     try:
@@ -282,9 +283,13 @@ def _become(factory: Callable[[Env], Any], calls: list[str], request: dict[str, 
         die_with_parent()
         for descriptor in close:
             os.close(descriptor)
+        if "argv" in request:
+            code = 126
+            _execute(request["argv"], request["env"], request.get("cwd"), fds)
         os.dup2(fds[2], 2)
         os.dup2(fds[2], 1)
         os.environ.update(request["env"])
+        assert factory is not None
         serve(factory, calls, fds[0], fds[1], fds[3] if request["control"] else None)
         code = 0
     except BaseException:
@@ -294,6 +299,18 @@ def _become(factory: Callable[[Env], Any], calls: list[str], request: dict[str, 
     finally:
         sys.stderr.flush()
         os._exit(code)
+
+
+def _execute(argv: list[str], env: dict[str, str], cwd: str | None, fds: list[int]) -> None:
+    """The command in place of this process: stdin, stdout, stderr, and as descriptor 3 the control if there is one. Returns never."""
+    if cwd is not None:
+        os.chdir(cwd)
+    high = [os.dup2(descriptor, 100 + number, inheritable=False) for number, descriptor in enumerate(fds)]
+    for number, descriptor in enumerate(high):
+        os.dup2(descriptor, number, inheritable=True)
+    for descriptor in {*fds} - {*range(len(fds))}:
+        os.close(descriptor)
+    os.execvpe(argv[0], argv, env)
 
 
 def main() -> None:

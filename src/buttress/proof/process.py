@@ -9,9 +9,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import secrets
 import select
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -20,13 +20,13 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
 from buttress.kernel.errors import ButtressError
 from buttress.proof import host
 from buttress.proof.host import LINE_MAX_BYTES
 
-START = "BUTTRESS_START"  # one for each start of a subject: by it is found what that one left behind, and never its successor
+END_TIMEOUT_S = 5.0
 CALL_TIMEOUT_S = 30.0
 START_TIMEOUT_S = 30.0
 
@@ -67,27 +67,9 @@ class FactoryFailed(ButtressError):
     code = "factory_failed"
 
 
-class Ending(Protocol):
-    """How a process ended: ``poll`` gives the raw wait status or None."""
+class Forked:
+    """A child of a fork server."""
 
-    pid: int
-
-    def status(self) -> int | None: ...
-
-
-class _Popen:
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        self.process = process
-        self.pid = process.pid
-
-    def status(self) -> int | None:
-        code = self.process.poll()
-        if code is None:
-            return None
-        return -code if code < 0 else code << 8
-
-
-class _Forked:
     def __init__(self, server: ForkServer, pid: int) -> None:
         self.server = server
         self.pid = pid
@@ -118,9 +100,21 @@ class ForkServer:
             raise FactoryFailed(f"{factory} could not be imported: {_tail(log)}")
         self.shares = str(ready.get("shares", ""))  # what its children would hold in common with it, and with each other, beyond every kill
 
-    def fork(self, env: Mapping[str, str], stdin: int, stdout: int, stderr: int, control: int | None) -> _Forked:
+    @classmethod
+    def of_commands(cls, log: Path) -> ForkServer:
+        """One that executes commands: it takes in what they leave behind, however far that went from its parents."""
+        return cls("", (), log)
+
+    def fork(self, env: Mapping[str, str], stdin: int, stdout: int, stderr: int, control: int | None, argv: Sequence[str] = (),
+             cwd: str | None = None) -> Forked:
+        """A child with these descriptors; with ``argv`` it is that command, and the control is its descriptor 3."""
         fds = [stdin, stdout, stderr] + ([] if control is None else [control])
-        request = json.dumps({"env": dict(env), "control": control is not None}).encode()
+        asked: dict[str, Any] = {"env": dict(env), "control": control is not None}
+        if argv:
+            if shutil.which(argv[0], path=env.get("PATH")) is None:
+                raise UsageError(f"{argv[0]}: no such command", fix="is the command right, and on the PATH?")
+            asked |= {"argv": list(argv), "cwd": cwd or os.getcwd()}
+        request = json.dumps(asked).encode()
         with self._lock:
             socket.send_fds(self._sock, [request], fds)
             while True:
@@ -130,7 +124,7 @@ class ForkServer:
                 if "pid" in message:
                     self._exits.pop(message["pid"], None)  # of a child long gone that had this number
                     self._children.add(message["pid"])
-                    return _Forked(self, message["pid"])
+                    return Forked(self, message["pid"])
 
     def status(self, pid: int) -> int | None:
         with self._lock:
@@ -145,6 +139,14 @@ class ForkServer:
         """What the children of this server left behind: it takes in their orphans, and these are none of its own."""
         with self._lock:
             return [pid for pid in _children(self._process.pid) if pid not in self._children]
+
+    def end_orphans(self) -> None:
+        """kill -9 of all of them and what they started, until none is left: killing one makes orphans of its children."""
+        deadline = time.monotonic() + END_TIMEOUT_S
+        while (left := self.orphans()) and time.monotonic() < deadline:
+            for orphan in left:
+                end_all(_family(orphan))
+            time.sleep(0.001)
 
     def _read(self, timeout_s: float) -> dict[str, Any] | None:
         deadline = time.monotonic() + timeout_s
@@ -171,8 +173,7 @@ class ForkServer:
 class SubjectProcess:
     """A subject behind the line protocol, and the control of its process."""
 
-    def __init__(self, ending: Ending, fd_in: int, fd_out: int, control: int | None, log: Path, name: str, env: Mapping[str, str]) -> None:
-        self._env = env
+    def __init__(self, ending: Forked, fd_in: int, fd_out: int, control: int | None, log: Path, name: str) -> None:
         self.pid = ending.pid
         self.name = name
         self._ending = ending
@@ -193,27 +194,28 @@ class SubjectProcess:
     # -- starting
 
     @classmethod
-    def spawn(cls, argv: Sequence[str], env: Mapping[str, str], log: Path, *, plan: Mapping[str, Any] | None = None,
+    def spawn(cls, server: ForkServer, argv: Sequence[str], env: Mapping[str, str], log: Path, *, plan: Mapping[str, Any] | None = None,
               control: bool = False, cwd: str | None = None, name: str = "") -> SubjectProcess:
-        env = {**env, START: secrets.token_hex(8)}
+        """A command, with these variables beside our own."""
         stdin_r, stdin_w = os.pipe()
         stdout_r, stdout_w = os.pipe()
         ours, theirs = socket.socketpair() if control else (None, None)
-        full = list(argv) + ([] if theirs is None else ["--control", str(theirs.fileno())])
+        full = list(argv) + ([] if theirs is None else ["--control", "3"])
         try:
             with open(log, "ab") as errors:
-                process = subprocess.Popen(full, stdin=stdin_r, stdout=stdout_w, stderr=errors, env={**os.environ, **env}, cwd=cwd,
-                                           pass_fds=[] if theirs is None else [theirs.fileno()], start_new_session=True)
-        except OSError as error:
+                child = server.fork({**os.environ, **env}, stdin_r, stdout_w, errors.fileno(), None if theirs is None else theirs.fileno(), full, cwd)
+        except BaseException:
             for fd in (stdin_w, stdout_r):
                 os.close(fd)
-            raise UsageError(f"{argv[0]}: {error.strerror}", fix="is the command right, and on the PATH?") from error
+            if ours is not None:
+                ours.close()
+            raise
         finally:
             os.close(stdin_r)
             os.close(stdout_w)
             if theirs is not None:
                 theirs.close()
-        return cls(_Popen(process), stdin_w, stdout_r, cls._plan(ours, plan), log, name, env)
+        return cls(child, stdin_w, stdout_r, cls._plan(ours, plan), log, name)
 
     @classmethod
     def fork(cls, server: ForkServer, env: Mapping[str, str], log: Path, *, plan: Mapping[str, Any] | None, name: str = "") -> SubjectProcess:
@@ -225,7 +227,7 @@ class SubjectProcess:
         os.close(stdin_r)
         os.close(stdout_w)
         theirs.close()
-        return cls(child, stdin_w, stdout_r, cls._plan(ours, plan), log, name, env)
+        return cls(child, stdin_w, stdout_r, cls._plan(ours, plan), log, name)
 
     @staticmethod
     def _plan(ours: socket.socket | None, plan: Mapping[str, Any] | None) -> int | None:
@@ -398,12 +400,8 @@ class SubjectProcess:
 
     def _end_others(self, members: Sequence[int]) -> None:
         """All that it started, also what has outlived its parent or left the group: none of it may remember across a kill."""
-        end_all(members)
-        if isinstance(self._ending, _Forked) and os.path.isdir("/proc"):  # whatever outlived its parent is its fork server's by now
-            for orphan in self._ending.server.orphans():
-                end_all(_family(orphan))
-        else:
-            end_all([*_group(self.pid), *_heirs(self._env)])
+        end_all([*members, *_group(self.pid)])
+        self._ending.server.end_orphans()
 
     def pause(self) -> None:
         os.kill(self.pid, signal.SIGSTOP)
@@ -465,19 +463,13 @@ class SubjectProcess:
 class ServiceProcess:
     """A service in any language, started without a shell and reached at a URL."""
 
-    def __init__(self, argv: Sequence[str], env: Mapping[str, str], log: Path, cwd: str | None = None) -> None:
-        env = {**env, START: secrets.token_hex(8)}
+    def __init__(self, argv: Sequence[str], env: Mapping[str, str], log: Path, server: ForkServer) -> None:
         self._log = log
-        self._env = env
         self.port: Any = None  # what speaks to it, in the harness
         self.killed = False
-        try:
-            with open(log, "ab") as errors:
-                self._process = subprocess.Popen(list(argv), stdin=subprocess.DEVNULL, stdout=errors, stderr=errors,
-                                                 env={**os.environ, **env}, cwd=cwd, start_new_session=True)
-        except OSError as error:
-            raise UsageError(f"{argv[0]}: {error.strerror}", fix="is the command right, and on the PATH?") from error
-        self.pid = self._process.pid
+        with open(log, "ab") as errors, open(os.devnull, "rb") as nothing:
+            self._ending = server.fork({**os.environ, **env}, nothing.fileno(), errors.fileno(), errors.fileno(), None, list(argv))
+        self.pid = self._ending.pid
 
     def await_answer(self, url: str, timeout_s: float | None = None) -> None:
         """Any HTTP answer counts as up. Raises FactoryFailed when it ends or does not answer in time."""
@@ -485,22 +477,28 @@ class ServiceProcess:
         deadline = time.monotonic() + limit_s
         while time.monotonic() < deadline:
             if self.ended():
-                raise FactoryFailed(f"the service ended (exit {self._process.returncode}): {_tail(self._log)}")
+                raise FactoryFailed(f"the service ended (exit {os.waitstatus_to_exitcode(self._ending.status() or 0)}): {_tail(self._log)}")
             if answers(url):
                 return
             time.sleep(0.02)
         raise FactoryFailed(f"the service did not answer at {url} in {limit_s:g} s: {_tail(self._log)}")
 
-    def ended(self) -> bool:
-        return self._process.poll() is not None
+    def ended(self, wait_s: float = 0.0) -> bool:
+        """Whether it is over. Its end is told by its server, a moment after its connections broke: ``wait_s`` allows for that."""
+        deadline = time.monotonic() + wait_s
+        while self._ending.status() is None:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.002)
+        return True
 
     def kill(self) -> bool:
-        """kill -9 of the whole group. True: it was this that ended it."""
+        """kill -9 of the whole group and all that it left behind. True: it was this that ended it."""
         if self.ended():
             return False
         self.killed = True
-        self._end(signal.SIGKILL)
-        return self._process.returncode == -signal.SIGKILL
+        status = self._end(signal.SIGKILL)
+        return os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
 
     def cpu_s(self) -> float:
         return cpu_s(self.pid)
@@ -509,18 +507,32 @@ class ServiceProcess:
         return 0
 
     def close(self) -> None:
-        if self._process.poll() is None:
+        if not self.ended():
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGTERM)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(timeout=2)
-        self._end(signal.SIGKILL)
+            with contextlib.suppress(SubjectBroken):
+                self._await_end(2)
+        with contextlib.suppress(SubjectBroken):
+            self._end(signal.SIGKILL)
 
-    def _end(self, number: int) -> None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, number)
-        self._process.wait(timeout=10)
-        end_all(_heirs(self._env))
+    def _end(self, number: int) -> int:
+        members = _family(self.pid)
+        if not self.ended():
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, number)
+        end_all(_group(self.pid))
+        status = self._await_end(10)
+        end_all(members[1:])
+        self._ending.server.end_orphans()
+        return status
+
+    def _await_end(self, timeout_s: float) -> int:
+        deadline = time.monotonic() + timeout_s
+        while (status := self._ending.status()) is None:
+            if time.monotonic() > deadline:
+                raise SubjectBroken("the service does not end")
+            time.sleep(0.002)
+        return status
 
 
 def answers(url: str) -> bool:
@@ -572,16 +584,6 @@ def _group(group: int) -> list[int]:
     for entry in os.listdir("/proc") if os.path.isdir("/proc") else []:
         with contextlib.suppress(OSError, ValueError, IndexError):
             if entry.isdigit() and int(_stat(int(entry))[2]) == group:
-                members.append(int(entry))
-    return members
-
-
-def _heirs(env: Mapping[str, str]) -> list[int]:
-    """Who was started by this start of a subject, whoever is their parent by now."""
-    word, members = f"{START}={env[START]}".encode() if START in env else b"", []
-    for entry in os.listdir("/proc") if word and os.path.isdir("/proc") else []:
-        with contextlib.suppress(OSError):
-            if entry.isdigit() and int(entry) != os.getpid() and word in Path(f"/proc/{entry}/environ").read_bytes().split(b"\0"):
                 members.append(int(entry))
     return members
 

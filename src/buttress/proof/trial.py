@@ -97,6 +97,12 @@ class Warm:
             self.servers[key] = ForkServer(factory, calls, self.log, python)
         return self.servers[key]
 
+    def command_server(self) -> ForkServer:
+        """What executes the commands and services of strangers."""
+        if "" not in self.servers:
+            self.servers[""] = ForkServer.of_commands(self.log)
+        return self.servers[""]
+
     def close(self) -> None:
         for server in self.servers.values():
             server.close()
@@ -322,10 +328,10 @@ class Trial:
         log, env = self._folder / "subject.log", self._variables(worker)
         if subject.factory.startswith("cmd:"):
             argv = self._traced(split_command(subject.factory))
-            process = SubjectProcess.spawn(argv, env, log, name=subject.name)
+            process = SubjectProcess.spawn(self._warm.command_server(), argv, env, log, name=subject.name)
         elif self._trace or self._server().shares:  # traced, or of a module whose memory a fork would carry over a kill: a fresh interpreter
             argv = [self._python(), host.__file__, "--factory", subject.factory, "--calls", ",".join(self._calls)]
-            process = SubjectProcess.spawn(self._traced(argv), env, log, plan=plan, control=True, name=subject.name)
+            process = SubjectProcess.spawn(self._warm.command_server(), self._traced(argv), env, log, plan=plan, control=True, name=subject.name)
         else:
             process = SubjectProcess.fork(self._server(), env, log, plan=plan, name=subject.name)
         if self._trace == "inject":
@@ -393,7 +399,7 @@ class Trial:
         ready = urljoin(url, self.subject.ready)
         if answers(ready):
             raise UsageError(f"something answers at {ready} already", fix="end it, or leave out --start")
-        service = ServiceProcess(argv, env, self._folder / "subject.log")
+        service = ServiceProcess(argv, env, self._folder / "subject.log", self._warm.command_server())
         try:
             service.await_answer(ready)
         except BaseException:
@@ -444,7 +450,7 @@ class Trial:
             self._write("op", at=begun, status=status, error=f"{type(error).__name__}: {error}"[:ARG_SHOWN], **fields)
             if isinstance(running, ServiceProcess) and running.killed:
                 raise SubjectDied(f"{self.subject.name} was killed") from error
-            if isinstance(running, ServiceProcess) and running.ended():
+            if isinstance(running, ServiceProcess) and running.ended(0.5):
                 raise SubjectBroken(f"{self.subject.name} ended by itself") from error
             if isinstance(running, SubjectProcess) or isinstance(error, ButtressError):
                 raise
