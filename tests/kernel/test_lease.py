@@ -32,13 +32,8 @@ from buttress.testing import lease as conformance
 LEASE_S = 30.0
 SHOP = Schema("test.shop", 1, ("CREATE TABLE effects (name TEXT NOT NULL, holder TEXT NOT NULL)",))
 SHORT = {"sqlite": {"busy_timeout_s": 0.2}, "postgres": {"timeout_s": 0.2}}
-NOT_YET: dict[str, str] = {
-    "a_lease_that_was_rolled_back_is_none": "acquire joins a transaction, and its fence is given again after a rollback: both holders pass hold",
-    "any_number_is_a_time_or_refused": "math.isfinite raises OverflowError for a number that no float can hold",
-}
 PROMISES = [
-    pytest.param(engine, promise, id=f"{engine}-{promise.__name__}",
-                 marks=[pytest.mark.xfail(strict=True, reason=NOT_YET[promise.__name__])] if promise.__name__ in NOT_YET else [])
+    pytest.param(engine, promise, id=f"{engine}-{promise.__name__}")
     for engine in ("sqlite", "postgres")
     for promise in conformance.promises(conformance.Case(None, transaction=True, reopen=True))
 ]
@@ -56,7 +51,7 @@ def test_promise(stores, promise):
 
 @pytest.mark.parametrize("stores", ["sqlite", "postgres"], indirect=True)
 def test_a_callers_own_transaction_is_joined(stores):
-    """hold and the effect on a connection of the caller's: a refused hold leaves no effect, and others wait for the commit."""
+    """hold and the effect on a connection of the caller's: where hold is refused there is no effect."""
     clock = ManualClock()
     store = stores.fresh(clock, **SHORT[stores.name])
     store.setup(SHOP)
@@ -67,9 +62,14 @@ def test_a_callers_own_transaction_is_joined(stores):
         mine.hold(lease)
         tx.execute(insert)
     clock.advance(LEASE_S)
-    with pytest.raises(Stale), stores.foreign(store) as connection, store.join(connection) as tx:
-        tx.execute(insert)
-        mine.hold(lease)
+
+    def late():
+        with stores.foreign(store) as connection, store.join(connection) as tx:
+            tx.execute(insert)
+            mine.hold(lease)
+
+    with pytest.raises(Stale):
+        late()
     assert effects(store) == {"feed": 1}
 
 
@@ -263,7 +263,7 @@ class ForgetsFences(SqlLeases):
 @pytest.mark.parametrize("mutant", [RenewsTheDead, ForgetsFences])
 def test_the_machine_finds_what_is_wrong_in_one_place(sqlite_stores, mutant):
     """The control: an implementation that is wrong in one place does not get through."""
-    with pytest.raises((AssertionError, pytest.fail.Exception), match="the model says|DID NOT RAISE"):
+    with pytest.raises((AssertionError, pytest.fail.Exception), match=r"the model says|DID NOT RAISE"):
         walk(machine(sqlite_stores, mutant), 100, phases=(Phase.generate,), derandomize=True)
 
 
@@ -302,7 +302,7 @@ class NeverEnds(SqlLeases):
     """Control: a lease that does not end by itself. What its dead holder had nobody does."""
 
     def acquire(self, name, holder, lease_s):
-        return super().acquire(name, holder, 1e9)
+        return super().acquire(name, holder, 9e8)
 
 
 class Undying(Worker):
@@ -402,7 +402,7 @@ def contend(mine, store, holder, names, *, after_first=lambda: None, batch=40):
 
 @pytest.mark.parametrize(("stores", "kind"), [("sqlite", SqlLeases), ("postgres", SqlLeases), ("sqlite", GrantsAll)], indirect=["stores"])
 def test_two_processes_200_names_one_effect_each(stores, kind, fork):
-    """Both begin with the same names, and each looks before the other acts: nothing but the lease keeps one of them back."""
+    """Their first batches overlap, and each looks before the other acts: nothing but the lease keeps one of them back."""
     first = stores.fresh(ManualClock())
     first.setup(SHOP)
     kind(first)
@@ -411,7 +411,7 @@ def test_two_processes_200_names_one_effect_each(stores, kind, fork):
     names = [f"feed-{number:03}" for number in range(200)]
     gate, opener = os.pipe()
 
-    def worker(holder):
+    def worker(holder, names):
         def work(tell, _):
             def wait_for_the_other():
                 tell("looked")
@@ -423,7 +423,7 @@ def test_two_processes_200_names_one_effect_each(stores, kind, fork):
 
         return work
 
-    children = [fork(worker(holder)) for holder in ("a", "b")]
+    children = [fork(worker("a", names)), fork(worker("b", names[20:] + names[:20]))]
     assert [child.says() for child in children] == ["looked"] * 2
     os.write(opener, b"go")
     answers = [child.says() for child in children]
@@ -438,8 +438,8 @@ def test_two_processes_200_names_one_effect_each(stores, kind, fork):
         return
     assert set(seen.values()) == {1}
     assert sum(answer["did"] for answer in answers) == 200
-    assert sum(answer["refused"] for answer in answers) >= 40, answers
-    assert all(answer["did"] for answer in answers), answers
+    assert sum(answer["refused"] for answer in answers) >= 20, answers
+    assert all(answer["did"] >= 20 for answer in answers), answers
     assert not any(SqlLeases(store).standing(name) for name in names)
 
 

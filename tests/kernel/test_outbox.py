@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import hypothesis.strategies as st
@@ -430,3 +431,18 @@ def test_a_sender_that_leaves_holes_costs_no_more_than_one_that_does_not():
         return n
 
     assert steps(200) < 3 * steps(100)
+
+
+def test_replay_waits_for_a_sender_that_takes_a_later_message_of_the_lane(postgres_stores):
+    """Else each would overlook the other, and two messages of one lane be under way."""
+    store = postgres_stores.fresh(ManualClock())
+    mine = SqlOutbox(store)
+    for number in range(2):
+        mine.put("s", f"m{number}", b"", lane="lane")
+    (message,) = mine.take(9, 60)
+    mine.settle(message, Dead("refused"))
+    with ThreadPoolExecutor(1) as pool:
+        with store.transaction():
+            assert mine.replay("s", ["m0"]) == 1
+            assert pool.submit(mine.take, 9, 60).result(20) == [], "what comes after it is locked until the replay is committed"
+        assert [one.key for one in mine.take(9, 60)] == ["m0"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -259,3 +261,29 @@ def test_join_gives_tuples_whatever_the_owner_set(store, dsn, psycopg):
     with psycopg.connect(dsn, row_factory=psycopg.rows.dict_row) as connection, store.join(connection) as tx:
         assert tx.one("SELECT id, body FROM notes") == (1, None)
         assert tx.all("SELECT id, body FROM notes") == [(1, None)]
+
+
+def test_a_server_that_says_nothing_is_unavailable(postgres_stores, dsn, postgres_server):
+    """Its process is stopped: nothing is answered, nothing is closed. The wait has an end, and the next transaction gets a new connection."""
+    if postgres_server.server is None:
+        pytest.skip("needs a server of our own: nobody else's process is stopped")
+    store = postgres_stores.open(dsn, statement_s=0.5)
+    with store.transaction() as tx:
+        (pid,) = tx.one("SELECT pg_backend_pid()")
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(Unavailable), store.transaction() as tx:
+            tx.one("SELECT 1")
+        with store.transaction() as tx:
+            assert tx.one("SELECT 1") == (1,)
+            assert tx.one("SELECT pg_backend_pid()") != (pid,)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def test_a_statement_has_its_time(postgres_stores, dsn, psycopg):
+    store = postgres_stores.open(dsn, statement_s=0.2)
+    with pytest.raises((Unavailable, psycopg.errors.QueryCanceled)), store.transaction() as tx:
+        tx.one("SELECT pg_sleep(30)")
+    with store.transaction() as tx:
+        assert tx.one("SELECT 1") == (1,)

@@ -389,6 +389,20 @@ def test_a_failing_commit_answers_all_with_an_error(store):
     assert ids(store.path)[-1] == 100
 
 
+def test_a_connection_that_its_user_closed_is_opened_anew(store):
+    """Nothing of that transaction was written; the same thread goes on with another connection."""
+
+    def closing():
+        with store.transaction() as tx:
+            tx.execute("CREATE TABLE t (id INTEGER)")
+            tx.connection.close()
+
+    with pytest.raises(sqlite3.ProgrammingError):
+        closing()
+    with store.transaction() as tx:
+        assert tx.all("SELECT name FROM sqlite_master WHERE name = 't'") == []
+
+
 def test_a_write_that_rolls_back_the_shared_commit_leaves_nothing_half_done(store):
     """ON CONFLICT ROLLBACK ends the whole transaction, not the statement: who shared it is told, and nothing of theirs is there."""
     store.submit(lambda tx: tx.execute("CREATE TABLE t (id INTEGER PRIMARY KEY)"))

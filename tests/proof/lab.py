@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import atexit
 import functools
+import inspect
 import os
 import select
 import sys

@@ -2,14 +2,15 @@
 
 A run reads its source once. ``same`` says whether a record's raw bytes are those of the last time, before anybody has parsed
 them; ``compare`` says, by content hash, whether what was parsed is news. What is news goes to the sink, and then ``settle``
-remembers it: a crash between the two offers it again, so a sink takes the same change twice (its version tells).
+remembers it. Between the two it is in doubt, and that is written down before it is given: a crash there, or a worker that slept,
+may or may not have reached the sink, so the next run gives again what it finds, whatever it is. A sink takes a change twice, and
+keeps the version of what it deleted (also of what it never had), so that a late one is refused.
 
 **No delete without evidence of a complete run.** What a run did not see is only deleted if its reader shows that it read all
 of the source, and if not too much would go at once: a feed that broke off must not empty the shop. What is held back is told,
-and deleted by a later run, or when somebody says so by name.
+and deleted by a later run, which somebody may allow by name.
 
-Memory is a bit for each record known, whatever their size (rows are numbered, and a run marks what it saw), and the keys of
-new records that are not settled yet.
+Memory is a bit for each record known, whatever their size: rows are numbered, and a run marks what it saw.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from buttress.kernel.store import Schema, Store, Tx
 KEY_MAX_BYTES = 512
 HASH_MAX_BYTES = 64
 BATCH_MAX = 500  # keys in one statement
+REASON_MAX = 4_096  # characters
 
 
 @dataclass(frozen=True)
@@ -52,21 +54,22 @@ class Change:
 class Guard:
     """How much may go at once, beside evidence of a complete run.
 
-    A run that saw fewer than ``seen_min`` of the records known before it is held, and one that would delete more than
-    ``deletes_max`` of them; up to ``free`` deletes are always let through, so that a small source can shrink.
+    A run is held in which fewer records came than ``count_min`` of those known before it, and one that would delete more than
+    ``deletes_max`` of them (stricter where new records came in their place); up to ``free`` deletes are always let through, so
+    that a small source can shrink.
     """
 
-    seen_min: float = 0.7
+    count_min: float = 0.7
     deletes_max: float = 0.3
     free: int = 10
 
     def __post_init__(self) -> None:
-        for name in ("seen_min", "deletes_max"):
+        for name in ("count_min", "deletes_max"):
             share = getattr(self, name)
             if not isinstance(share, int | float) or not 0 <= share <= 1:
                 raise InvalidInput(name, share, "must be between 0 and 1")
-        if self.free < 0:
-            raise InvalidInput("free", self.free, "must be 0 or more")
+        if not isinstance(self.free, int) or self.free < 0:
+            raise InvalidInput("free", self.free, "must be a whole number, 0 or more")
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,6 @@ class Run:
     upserts: int = 0
     repeated: int = 0  # keys that came more than once: the first one counts
     marks: Marks = field(default_factory=lambda: Marks(), repr=False)
-    fresh: set[str] = field(default_factory=set, repr=False)
 
     @property
     def seen(self) -> int:
@@ -120,7 +122,10 @@ class Delta(Protocol):
         ...
 
     def compare(self, run: Run, items: Sequence[Item]) -> list[Change | None]:
-        """For each record: an upsert, or None where its content is that of before. All of them are seen."""
+        """For each record: an upsert, or None where its content is that of before. All of them are seen.
+
+        Commits before the sink has anything; inside a transaction only if the sink's writes are part of it.
+        """
         ...
 
     def settle(self, run: Run, changes: Sequence[Change]) -> None:
@@ -210,29 +215,38 @@ class SqlDelta:
     def compare(self, run: Run, items: Sequence[Item]) -> list[Change | None]:
         for item in items:
             _check_item(item)
+        changes: list[Change | None] = []
+        seen: set[int] = set()  # marked and counted once it is committed: who is told of a failure asks again
+        unchanged = repeated = 0
         with self._store.transaction() as tx:
             self._check_open(tx, run)
             known = self._known(tx, run, [item.key for item in items])
-            changes: list[Change | None] = []
-            rewritten = []
+            fresh = first_new = self._next_number(tx, run)
             for item in items:
                 number, content, raw, live = known.get(item.key, (-1, b"", b"", 0))
-                first = run.marks.add(number) if live else item.key not in run.fresh
-                if not first:
-                    run.repeated += 1
+                if number in seen or (live and number in run.marks):
+                    repeated += 1
                     changes.append(None)
-                elif live and content == item.content:
-                    run.unchanged += 1
-                    if item.raw != raw:
-                        rewritten.append((item.raw, run.source, item.key))
+                    continue
+                if live and content == item.content:
+                    unchanged += 1
+                    if item.raw != raw:  # other bytes that say the same: next time they need no parsing
+                        tx.execute("UPDATE buttress_delta SET raw = ? WHERE source = ? AND key = ?", (item.raw, run.source, item.key))
                     changes.append(None)
                 else:
-                    run.upserts += 1
-                    if not live:
-                        run.fresh.add(item.key)
+                    if number < 0:
+                        number, fresh = fresh, fresh + 1
+                    self._doubt(tx, run, item.key, number)
+                    known[item.key] = (number, b"", b"", 1)
                     changes.append(Change("upsert", item.key, run.number, item.content, item.raw))
-            for row in rewritten:  # other bytes that say the same: next time they need no parsing
-                tx.execute("UPDATE buttress_delta SET raw = ? WHERE source = ? AND key = ?", row)
+                seen.add(number)
+            if fresh > first_new:
+                tx.execute("UPDATE buttress_delta_source SET next_number = ? WHERE source = ?", (fresh, run.source))
+        for number in seen:
+            run.marks.add(number)
+        run.unchanged += unchanged
+        run.repeated += repeated
+        run.upserts += len(seen) - unchanged
         return changes
 
     def settle(self, run: Run, changes: Sequence[Change]) -> None:
@@ -241,28 +255,18 @@ class SqlDelta:
                 raise InvalidInput("version", change.version, f"must be that of the run, {run.number}")
         failpoint("delta.settle")
         with self._store.transaction() as tx:
-            self._check_open(tx, run, finished=True)
-            known = self._known(tx, run, [change.key for change in changes])
-            row = tx.one("SELECT next_number FROM buttress_delta_source WHERE source = ?", (run.source,))
-            assert row is not None
-            number = row[0]
+            state = self._check_open(tx, run, finished=True)
+            if state != "complete" and any(change.kind == "delete" for change in changes):
+                raise InvalidInput("kind", "delete", f"must be of a run that ended complete, this one is {state}")
             for change in changes:
-                if change.kind == "delete":
-                    tx.execute("UPDATE buttress_delta SET live = 0, content = ?, raw = ?, version = ? WHERE source = ? AND key = ?",
-                               (b"", b"", change.version, run.source, change.key))
-                elif change.key in known:
-                    tx.execute("UPDATE buttress_delta SET live = 1, content = ?, raw = ?, version = ? WHERE source = ? AND key = ?",
-                               (change.content, change.raw, change.version, run.source, change.key))
-                    run.marks.add(known[change.key][0])
-                    run.fresh.discard(change.key)
-                else:
-                    tx.execute("INSERT INTO buttress_delta (source, key, number, content, raw, version, live) VALUES (?, ?, ?, ?, ?, ?, 1)",
-                               (run.source, change.key, number, change.content, change.raw, change.version))
-                    known[change.key] = (number, change.content, change.raw, 1)
+                row = (int(change.kind == "upsert"), change.content, change.raw, change.version, run.source, change.key)
+                update = "UPDATE buttress_delta SET live = ?, content = ?, raw = ?, version = ? WHERE source = ? AND key = ?"
+                if not tx.execute(update, row) and change.kind == "upsert":  # its compare was rolled back, and the row with it
+                    number = self._next_number(tx, run)
+                    self._doubt(tx, run, change.key, number)
+                    tx.execute("UPDATE buttress_delta_source SET next_number = ? WHERE source = ?", (number + 1, run.source))
+                    tx.execute(update, row)
                     run.marks.add(number)
-                    run.fresh.discard(change.key)
-                    number += 1
-            tx.execute("UPDATE buttress_delta_source SET next_number = ? WHERE source = ?", (number, run.source))
 
     def finish(self, run: Run, evidence: Evidence, *, allow: str = "") -> Finished:
         if allow:
@@ -272,7 +276,7 @@ class SqlDelta:
         with self._store.transaction() as tx:
             self._check_open(tx, run)
             tx.execute("UPDATE buttress_delta_source SET state = ?, reason = ?, seen = ?, ended = ?, allowed = ? WHERE source = ?",
-                       (state, reason, run.seen, self._clock.now(), allow, run.source))
+                       (state, _told(reason), run.seen, self._clock.now(), allow, run.source))
         return Finished(state, reason, run, missing)
 
     def _judge(self, run: Run, evidence: Evidence, missing: int, allow: str) -> tuple[Literal["complete", "incomplete", "held"], str]:
@@ -283,8 +287,8 @@ class SqlDelta:
             return "incomplete", f"the source says that it holds {evidence.count} records, {run.seen} came"
         if allow or missing <= guard.free:
             return "complete", ""
-        if run.seen < guard.seen_min * run.known:
-            return "held", f"{run.seen} records came, below {guard.seen_min:.0%} of the {run.known} known"
+        if run.seen < guard.count_min * run.known:
+            return "held", f"{run.seen} records came, below {guard.count_min:.0%} of the {run.known} known"
         if missing > guard.deletes_max * run.known:
             return "held", f"{missing} of {run.known} would be deleted, above {guard.deletes_max:.0%}"
         return "complete", ""
@@ -292,19 +296,43 @@ class SqlDelta:
     # -- deletes, and what stands
 
     def deletes(self, finished: Finished, limit: int = BATCH_MAX) -> Iterator[list[Change]]:
-        """What a complete run did not see, in batches; settle each once the sink has it. Of any other run: nothing."""
+        """What a complete run did not see, in batches; settle each once the sink has it. Of any other run: nothing.
+
+        Raises Stale once a later run has begun: what was missing then may be there again.
+        """
         if limit < 1:
             raise InvalidInput("limit", limit, "must be at least 1")
         if finished.state != "complete":
             return
-        batch: list[Change] = []
-        for key in self._missing(finished.run):
-            batch.append(Change("delete", key, finished.run.number))
+        batch: list[tuple[int, str]] = []
+        for row in self._missing(finished.run):
+            batch.append(row)
             if len(batch) == limit:
-                yield batch
+                yield self._doubted(finished.run, batch)
                 batch = []
         if batch:
-            yield batch
+            yield self._doubted(finished.run, batch)
+
+    def _doubted(self, run: Run, rows: Sequence[tuple[int, str]]) -> list[Change]:
+        """Their deletes, in doubt from now on."""
+        with self._store.transaction() as tx:
+            self._check_open(tx, run, finished=True)
+            for number, key in rows:
+                self._doubt(tx, run, key, number)
+        return [Change("delete", key, run.number) for _, key in rows]
+
+    @staticmethod
+    def _doubt(tx: Tx, run: Run, key: str, number: int) -> None:
+        """What the sink has of it is not known from here to its settle: it is live, and nothing is the same as it."""
+        tx.execute("INSERT INTO buttress_delta (source, key, number, content, raw, version, live) VALUES (?, ?, ?, ?, ?, ?, 1) "
+                   "ON CONFLICT (source, key) DO UPDATE SET content = excluded.content, raw = excluded.raw, version = excluded.version, live = 1",
+                   (run.source, key, number, b"", b"", run.number))
+
+    @staticmethod
+    def _next_number(tx: Tx, run: Run) -> int:
+        row = tx.one("SELECT next_number FROM buttress_delta_source WHERE source = ?", (run.source,))
+        assert row is not None
+        return int(row[0])
 
     def last(self, source: str) -> tuple[int, str, str, int] | None:
         """The newest run of a source: its number, state, reason, and how many records it saw."""
@@ -312,14 +340,14 @@ class SqlDelta:
             row = tx.one("SELECT run, state, reason, seen FROM buttress_delta_source WHERE source = ? AND run > 0", (source,))
         return (row[0], row[1], row[2], row[3]) if row else None
 
-    def _missing(self, run: Run) -> Iterator[str]:
-        """Live keys that the run has not marked, page by page in the order of their numbers."""
+    def _missing(self, run: Run) -> Iterator[tuple[int, str]]:
+        """Numbers and keys of live records that the run has not marked, page by page in the order of their numbers."""
         after = -1
         while True:
             with self._store.transaction() as tx:
                 rows = tx.all("SELECT number, key, live FROM buttress_delta WHERE source = ? AND number > ? ORDER BY number LIMIT ?",
                               (run.source, after, 10 * BATCH_MAX))
-            yield from (key for number, key, live in rows if live and number not in run.marks)
+            yield from ((number, key) for number, key, live in rows if live and number not in run.marks)
             if not rows:
                 return
             after = rows[-1][0]
@@ -335,11 +363,13 @@ class SqlDelta:
         return found
 
     @staticmethod
-    def _check_open(tx: Tx, run: Run, *, finished: bool = False) -> None:
+    def _check_open(tx: Tx, run: Run, *, finished: bool = False) -> str:
+        """The state of the run; raises Stale unless it may still do this."""
         lock = " FOR UPDATE" if tx.dialect == "postgres" else ""
         row: Any = tx.one(f"SELECT run, state FROM buttress_delta_source WHERE source = ?{lock}", (run.source,))
         if row is None or row[0] != run.number or (row[1] != "open" and not finished):
             raise Stale(f"run {run.number} of {run.source} is over", fix="begin another run: a later one has begun, or this one was finished")
+        return str(row[1])
 
 
 def _check_key(key: str) -> None:
@@ -357,3 +387,8 @@ def _check_item(item: Item) -> None:
     _check_hash("content", item.content)
     if not item.content:
         raise InvalidInput("content", "0 bytes", "must be a hash of what the record says")
+
+
+def _told(reason: str) -> str:
+    """What a reader said, as any store can keep it: no NUL, no lone surrogate, 4,096 characters at most."""
+    return reason[:REASON_MAX].replace("\0", "\ufffd").encode("utf-8", "replace").decode()

@@ -196,6 +196,13 @@ class SqlOutbox:
         assert row is not None
         return row[0], row[1]
 
+    def hold(self, streams: Sequence[str]) -> None:
+        """Joins the open transaction: locks the places of those streams in the order of their names, so that it may put to them in any order."""
+        _check_names("streams", streams)
+        with self._store.transaction() as tx:
+            for stream in sorted(set(streams)) if tx.dialect == "postgres" else ():  # SQLite has one writer
+                self._place(tx, stream)
+
     def take(self, limit: int, lease_s: float, streams: Sequence[str] | None = None) -> list[Message]:
         if limit < 1 or _check_time("lease_s", lease_s) <= 0:
             raise InvalidInput("limit, lease_s", (limit, lease_s), "must be at least 1, and above 0 seconds")
@@ -260,6 +267,8 @@ class SqlOutbox:
                  f"AND state <> 'sent' AND NOT {_OVERTAKEN}")
         with self._store.transaction() as tx:
             now = self._clock.now()
+            if tx.dialect == "postgres":  # a sender that is taking a later one of the lane is waited for, and then seen
+                tx.all("SELECT seq FROM buttress_outbox WHERE stream = ? AND lane IS NOT NULL AND state = 'pending' ORDER BY epoch, seq FOR UPDATE", (stream,))
             if keys is None:
                 return tx.execute(again, (now, stream))
             return sum(tx.execute(f"{again} AND key = ?", (now, stream, key)) for key in keys)

@@ -15,7 +15,7 @@ def port_text(proof: Proof) -> str:
         names = ", ".join(["self", *(p for p in signature.parameters if p != "self")])
         methods.append(f"    def {name}({names}):\n        raise NotImplementedError")
     listed = ",".join(f'"{name}"' for name in calls)
-    cases = "\n".join(f"""    *'"call":"{name}"'*) echo '{{"ok":null}}' ;;   # its arguments stand in $line""" for name in calls)
+    cases = "\n".join(f"""    *'"call":"{name}"'*) echo '{{"ok":null'"$id"'}}' ;;   # its arguments stand in $line""" for name in calls)
     return f"""{inspect.getsource(proof.port).rstrip()}
 
 # In Python: save as mine.py, then  buttress prove {proof.system} --subject mine.py:factory
@@ -32,6 +32,7 @@ def factory(env):
 #   buttress prove {proof.system} --subject cmd:"sh mine.sh"
 # BUTTRESS_DIR, BUTTRESS_WORLD (JSON), BUTTRESS_CLOCK (8 bytes: little-endian float64), BUTTRESS_SEED, BUTTRESS_WORKER
 while IFS= read -r line; do
+  id=$(printf %s "$line" | sed -n 's/.*\\(,"id":[0-9]*\\)}}$/\\1/p')   # calls that overlap carry an id; the answer repeats it
   case $line in
     *'"call":"hello"'*) echo '{{"ok":[{listed}]}}' ;;
 {cases}

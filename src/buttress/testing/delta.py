@@ -641,6 +641,31 @@ def marks_outlive_a_rollback(case: Case) -> None:
     expect(all(mine.same(mine.begin(SOURCE), [(key, b"one") for key in "axyz"])), "one of the four is not known")
 
 
+def a_repeated_key_counts_once_through_a_rollback(case: Case) -> None:
+    """A key that comes again after its settle was rolled back counts once, and is no news in this run."""
+    mine = case.fresh()
+    run = mine.begin(SOURCE)
+    changes = changed(mine, run, item("a"))
+    with rolled_back(case.begin(mine)):
+        mine.settle(run, changes)
+    expect(changed(mine, run, item("a", "second")) == [], "a key that came before is news after its settle was rolled back")
+    expect((run.seen, run.repeated) == (1, 1), f"one record came twice: {run}")
+    mine.settle(run, changes)
+    state(mine.finish(run, Evidence(True, count=1)), "complete", why="the source holds one record, which came twice")
+
+
+def what_a_rolled_back_compare_gave_is_settled(case: Case) -> None:
+    """A change that compare gave in a transaction that was rolled back is remembered once it is settled, and its record is kept."""
+    mine = case.fresh()
+    kept(mine, item("a"))
+    run = mine.begin(SOURCE)
+    with rolled_back(case.begin(mine)):
+        changes = changed(mine, run, item("a", "two"), item("new"))
+    mine.settle(run, changes)
+    deleted(case, mine, mine.finish(run, WHOLE), why="both records came")
+    expect(mine.same(mine.begin(SOURCE), [("a", b"two"), ("new", b"one")]) == [True, True], "what was settled is not known")
+
+
 # -- with reopen
 
 
@@ -700,5 +725,10 @@ ALWAYS: tuple[Callable[[Case], None], ...] = (
     limits_are_inclusive,
     any_reason_can_be_told,
 )
-JOINING: tuple[Callable[[Case], None], ...] = (settle_joins_the_transaction, marks_outlive_a_rollback)
+JOINING: tuple[Callable[[Case], None], ...] = (
+    settle_joins_the_transaction,
+    marks_outlive_a_rollback,
+    a_repeated_key_counts_once_through_a_rollback,
+    what_a_rolled_back_compare_gave_is_settled,
+)
 DURABLE: tuple[Callable[[Case], None], ...] = (everything_outlives_the_process,)

@@ -99,6 +99,24 @@ class ChokesOnWhatItCannotRead(Receiver):
         return super().work()
 
 
+class ActsAfterElevenDays(Receiver):
+    """Keeps everything, and does it when nobody waits for it any more."""
+
+    def note(self, id, body):
+        super().note(id, body)
+        self.db.execute("UPDATE effect SET due = due + 950400 WHERE doubt IS NULL AND due <= ?", (self.clock.now(),))
+
+
+class SaysThatNothingWaits(Receiver):
+    """Does one effect a call, and says each time that this was all."""
+
+    def rows(self, sql, *values):
+        return super().rows(f"{sql} LIMIT 1" if "FROM effect WHERE" in sql else sql, *values)
+
+    def work(self):
+        super().work()
+
+
 class NamesStatesInItsOwnWay(Receiver):
     """No flaw: the reference of an effect that sets a state is its own business."""
 

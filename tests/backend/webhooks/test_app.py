@@ -119,6 +119,12 @@ def test_a_body_that_never_ends_is_408(inbox, make_app, sender):
     assert request(app, "/default", sender.delivery("evt_1")[0], [b"x"], forever=True)[0] == 408
 
 
+def test_a_body_that_never_begins_is_408(inbox, make_app, sender):
+    """Headers, and then not one byte: it holds its place no longer than one that comes slowly."""
+    app = make_app(inbox, body_timeout_s=0.05)
+    assert request(app, "/default", sender.delivery("evt_1")[0], [], forever=True)[0] == 408
+
+
 def test_a_sender_that_goes_is_not_answered(inbox, make_app, sender):
     app = make_app(inbox)
     assert request(app, "/default", sender.delivery("evt_1")[0], [])[0] is None

@@ -77,7 +77,7 @@ def test_key_payload_and_a_kept_connection(server):
 
 
 @pytest.mark.parametrize(("status", "error"), [
-    (204, None), (302, Rejected), (400, Rejected), (404, Rejected), (422, Rejected), (408, Unanswered), (409, Unanswered), (425, NotSent), (429, NotSent),
+    (204, None), (302, Unanswered), (303, Unanswered), (304, Unanswered), (400, Rejected), (404, Rejected), (422, Rejected), (408, Unanswered), (409, Unanswered), (425, NotSent), (429, NotSent),
     (503, NotSent), (500, Unanswered), (502, Unanswered), (504, Unanswered)])
 def test_what_a_status_means(server, status, error):
     server.status, server.body = status, b""

@@ -136,6 +136,28 @@ def test_dead_letters(inbox, place, sign, counter):
     assert run("dlq", "resolve", "--store", place, "coupon", "k")[0] == 2, "what was found out must be said"
 
 
+def test_resolve_says_what_stays_dead(inbox, place, sign, counter):
+    stock = counter()
+
+    def lose(moment):
+        raise TimeoutError
+
+    stock.fail = lose
+    inbox.callee("stock", at_most_once(stock.send))
+    inbox.on("a")(lambda event, ctx: ctx.effect("stock", in_order="sku 1") and None)
+    tell(inbox, sign, "evt_1")
+    inbox.work()
+    stock.fail = lambda moment: None
+    tell(inbox, sign, "evt_2")
+    inbox.work()
+    assert stock.keys == ["default/evt_2:stock"]
+    code, output = run("dlq", "resolve", "--store", place, "stock", "default/evt_1:stock", "--did-not-happen")
+    assert (code, output.splitlines()[0]) == (0, "1 closed")
+    assert "stays dead" in output and "a later effect of its lane" in output
+    inbox.work()
+    assert stock.keys == ["default/evt_2:stock"]
+
+
 class ProviderList(BaseHTTPRequestHandler):
     """The list of a provider, in Stripe's shape: newest first, in pages of two."""
 

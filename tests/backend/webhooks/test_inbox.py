@@ -1003,9 +1003,37 @@ def test_a_conflict_of_transactions_is_no_failed_attempt(inbox, sender):
 
     inbox.on("invoice.paid")(handle)
     sender.send(inbox, "evt_1")
-    assert inbox.work() == inbox.store.clock.now(), "due again at once"
+    now = inbox.store.clock.now()
+    due = inbox.work()
+    assert now < due <= now + 0.05, "due again in a moment"
+    assert inbox.work() == due
+    inbox.store.clock.set(due)
     assert inbox.work() is None
     assert attempts == [1, 1]
+
+
+def test_a_conflict_that_stays_is_asked_for_ever_more_seldom(inbox, sender, clock, caplog):
+    """No hot loop; never counted as an attempt, said at info, and after a few tries every few seconds."""
+    class Locked(Exception):
+        sqlstate = "55P03"
+
+    attempts = []
+
+    def handle(event, ctx):
+        attempts.append((clock.now(), ctx.attempt))
+        raise Locked
+
+    inbox.on("invoice.paid")(handle)
+    sender.send(inbox, "evt_1")
+    caplog.set_level("INFO", "buttress.webhooks")
+    for _ in range(30):
+        clock.set(inbox.work())
+    waits = [later - earlier for (earlier, _), (later, _) in itertools.pairwise(attempts)]
+    assert {attempt for _, attempt in attempts} == {1} and len(attempts) == 30
+    assert all(0.025 <= wait <= 0.05 for wait in waits[:1]) and all(2 <= wait <= 4 for wait in waits[7:])
+    assert {(record.levelname, record.reason) for record in caplog.records} == {("INFO", "conflict 55P03")}
+    (entry,) = inbox.find("evt_1")
+    assert (entry.state, entry.attempt, entry.error) == ("received", 0, None)
 
 
 def test_a_slow_refetch_gives_the_rest_of_its_batch_back(inbox, sender, clock):

@@ -54,12 +54,30 @@ MEASURES = ("wrong_clean", "wrong_under_faults", "diverged", "forged", "genuine_
     ("OrdersByTime", checkers.STEADY, (), {"diverged"}),
     ("ForgetsWhatWasDeleted", checkers.STEADY, (), {"diverged"}),
     ("ChokesOnWhatItCannotRead", checkers.STEADY, (), {"wrong_clean", "diverged"}),
+    ("ActsAfterElevenDays", checkers.STEADY, (), {"wrong_clean"}),
+    ("SaysThatNothingWaits", checkers.STEADY, (), {"wrong_clean"}),
     ("TakesAFailedLookUpForNothing", checkers.CRASH, ("callee acts, then answers 500",), {"wrong_under_faults"}),
     ("TakesEveryAnswerForDone", checkers.CRASH, ("callee answers 503",), {"wrong_under_faults", "diverged"}),
 ])
 def test_a_flaw_shows_in_the_measure_that_is_about_it(measured, name, scenario, faults, wrong):
     found = measured(name, scenario, *faults)
     assert {measure for measure in MEASURES if found.get(measure)} == wrong, found
+
+
+def test_an_event_that_comes_again_later_is_a_later_chance():
+    """An effect is late by the last delivery of any event that tells of it, not by the first."""
+    day = 24 * checkers.HOUR
+
+    def late(*deliveries, done):
+        promises = checkers._Promises(applies=True, told={("orders", "orders:p"): ["evt_1", "evt_2"]})
+        for id, at in deliveries:
+            promises.op({"kind": "op", "call": "deliver", "status": "ok", "value": 200, "at": at, "args": {"headers": {"webhook-id": id}}})
+        return set(promises.late({("orders", "orders:p"): [done]}))
+
+    assert late(("evt_1", 0.0), done=day) == set()
+    assert late(("evt_1", 0.0), done=day + 1) == {("orders", "orders:p")}
+    assert late(("evt_1", 0.0), ("evt_2", 10 * day), done=10.5 * day) == set()
+    assert late(("evt_1", 0.0), ("evt_1", 10 * day), ("evt_other", 12 * day), done=12 * day) == {("orders", "orders:p")}
 
 
 # -- what is sent

@@ -263,6 +263,32 @@ def test_odd_stripe_headers_are_malformed(sign, header):
     assert (status, code) == (400, "malformed")
 
 
+@pytest.mark.parametrize("order", ["{odd} {good}", "{good} {odd}"])
+@pytest.mark.parametrize("odd", ["v1,x", "v1,AAAAA", "v1,AAA", "v1,é", "v1,AA\ud800A"])
+def test_a_v1_that_is_no_base64_is_malformed(sign, odd, order):
+    """Both SDKs for Python fail at it before they look at the next one; a scheme that we do not know may hold what it likes."""
+    headers = sign.standard(BODY)
+    good = headers["webhook-signature"]
+    assert refusal(Verifier.standard(sign.secret), {**headers, "webhook-signature": order.format(odd=odd, good=good)}) == (400, "malformed")
+    assert accepts(Verifier.standard(sign.secret), {**headers, "webhook-signature": order.format(odd="v9" + odd[2:], good=good)}, BODY, NOW)
+
+
+@pytest.mark.parametrize("order", ["{t},{odd},{good}", "{t},{good},{odd}"])
+@pytest.mark.parametrize("odd", ["v1=é", "v1=\ud800", "v1==0a", "v1=0a=0b"])
+def test_a_stripe_v1_that_the_sdks_read_differently_is_malformed(sign, odd, order):
+    """One of the two fails at what is not ASCII, the other at what it takes for an empty signature, whatever else is in the header."""
+    stamp, good = sign.stripe(BODY)["Stripe-Signature"].split(",")
+    header = {"Stripe-Signature": order.format(t=stamp, odd=odd, good=good)}
+    assert refusal(Verifier.stripe("whsec_stripe"), header) == (400, "malformed")
+
+
+@pytest.mark.parametrize("now", [float("nan"), float("inf"), float("-inf")])
+def test_a_clock_that_tells_no_time_lets_nothing_in(sign, now):
+    for verifier, headers in ((Verifier.standard(sign.secret), sign.standard(BODY)), (Verifier.github("It's a Secret to Everybody"), sign.github(BODY))):
+        with pytest.raises(InvalidInput, match="now"):
+            verifier.verify(headers, BODY, now)
+
+
 @pytest.mark.parametrize("change", [str.upper, lambda s: s + "=", lambda s: s[:-1], lambda s: " " + s, lambda s: s + "=junk", lambda s: s + "\n"])
 def test_one_spelling_of_a_signature(sign, change):
     stamp, signature = sign.stripe(BODY)["Stripe-Signature"].split(",v1=")

@@ -195,15 +195,11 @@ class _Endpoint:
                     return Answer(400, "malformed", "Content-Length must be a whole number")
                 if len(value) > 18 or int(value) > self._max_bytes:
                     return Answer(413, TOO_LARGE)
-        message = await receive()
-        if message.get("more_body", False):
-            try:
-                async with asyncio.timeout(self._timeout_s):
-                    body = await self._rest(message, receive)
-            except TimeoutError:
-                return Answer(408, "slow_body")
-        else:
-            body = message.get("body", b"") if message["type"] == "http.request" else None
+        try:
+            async with asyncio.timeout(self._timeout_s):  # from the headers on: a body of which nothing comes holds no place for ever
+                body = await self._body(receive)
+        except TimeoutError:
+            return Answer(408, "slow_body")
         if body is None:
             return None
         if len(body) > self._max_bytes:
@@ -211,15 +207,16 @@ class _Endpoint:
         received = self.inbox.prepare(headers, body)
         return received if isinstance(received, Answer) else await self._batcher.add(self.inbox, received)
 
-    async def _rest(self, message: MutableMapping[str, Any], receive: Receive) -> bytes | None:
-        """The rest of a body that comes in pieces; stops reading as soon as it is too large."""
-        pieces, size = [message.get("body", b"")], len(message.get("body", b""))
-        while message.get("more_body", False) and size <= self._max_bytes:
+    async def _body(self, receive: Receive) -> bytes | None:
+        """The body, also one that comes in pieces; stops reading as soon as it is too large. None: the sender has gone."""
+        pieces: list[bytes] = []
+        size, more = 0, True
+        while more and size <= self._max_bytes:
             message = await receive()
             if message["type"] != "http.request":
                 return None
             pieces.append(message.get("body", b""))
-            size += len(pieces[-1])
+            size, more = size + len(pieces[-1]), message.get("more_body", False)
         return b"".join(pieces)
 
 

@@ -123,9 +123,9 @@ class HttpCallee:
     """Sends an effect as a JSON POST over a connection that is kept, one for each thread. Standard library only.
 
     ``key_header`` carries the key (None: no header). ``reference_field`` puts the key into the body, for callees that answer
-    look-ups; ``find_url`` then holds ``{reference}``: 200 is evidence, 404 is none. Redirects are not followed. Answers:
-    2xx is success; 400 to 499 other than 408, 409, 425 and 429 is Rejected; 425, 429 and 503 is NotSent; anything else,
-    and a connection lost after the request went out, is Unanswered.
+    look-ups; ``find_url`` then holds ``{reference}``: 200 is evidence, 404 is none. Answers: 2xx is success; 400 to 499 other
+    than 408, 409, 425 and 429 is Rejected; 425, 429 and 503 is NotSent; anything else, and a connection lost after the request
+    went out, is Unanswered. So is a redirect, which is not followed: a 303 is how many answer what they have done.
     """
 
     def __init__(self, url: str, *, key_header: str | None = "Idempotency-Key", reference_field: str | None = None, find_url: str | None = None,
@@ -154,7 +154,7 @@ class HttpCallee:
             return body
         if status in (425, 429, 503):
             raise NotSent(f"HTTP {status}", after_s=after)
-        if 300 <= status < 500 and status not in (408, 409):
+        if 400 <= status < 500 and status not in (408, 409):
             raise Rejected(f"HTTP {status}")
         raise Unanswered(f"HTTP {status}")
 

@@ -281,11 +281,14 @@ def dlq_replay(place: str, endpoint: str, events: bool, event_type: str | None, 
 @click.argument("key")
 @click.option("--happened/--did-not-happen", default=None, help="What you found out at the callee.")
 def dlq_resolve(place: str, endpoint: str, effect: str, key: str, happened: bool | None) -> None:
-    """Closes a doubt by evidence: counts the effect as sent, or sends it again."""
+    """Closes a doubt by evidence: counts the effect as sent, or sends it again unless a later one of its lane went out."""
     if happened is None:
         raise click.UsageError("say --happened or --did-not-happen")
-    closed = operate(place, endpoint).resolve(effect, key, happened=happened)
+    inbox = operate(place, endpoint)
+    closed = inbox.resolve(effect, key, happened=happened)
     click.echo(f"{closed} closed")
+    if closed and not happened and inbox.overtaken(effect, key):
+        click.echo("it stays dead: a later effect of its lane was or may have been sent, and this one would undo it")
     if not closed:
         sys.exit(FINDING)
 

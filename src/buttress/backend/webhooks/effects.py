@@ -126,6 +126,10 @@ class Effects:
         return Wanted(event, name, reference(self._endpoint, event, key, name), body,
                       None if lane is None else reference(self._endpoint, event, lane, name))
 
+    def hold(self) -> None:
+        """In the open transaction, before anything else is locked in it: effects of all callees here may then be put in any order."""
+        self._outbox.hold(self._streams)
+
     def put(self, tx: Tx, wanted: Wanted) -> None:
         """In the open transaction. The same key again is the same effect; with another payload it is an alarm, and not sent."""
         stream, now = self._prefix + wanted.name, self._clock.now()
@@ -178,11 +182,12 @@ class Effects:
         with self._store.transaction() as tx:
             for message, verdict, happened in batch.settled:
                 name, since = self._name(message.stream), batch.since.get(message.key)
+                if not self._settle(message, verdict):
+                    continue  # its new holder counts by what is written, and says what becomes of it
                 if since is not None and (happened or (happened is False and since == batch.began)):
                     self._gaps.tried(tx, name, message.key)
                 elif since is not None and isinstance(verdict, Dead):  # this attempt, or one before, may have happened
                     self._gaps.doubt(tx, name, message.key, message.fence, self._clock.now(), "given_up", verdict.error)
-                self._settle(message, verdict)
         failpoint("effect.settled")
 
     def _send_keyed(self, batch: _Batch, message: Message, name: str, callee: Callee) -> Verdict:
@@ -292,16 +297,18 @@ class Effects:
             return False
         return True
 
-    def _settle(self, message: Message, verdict: Verdict) -> None:
+    def _settle(self, message: Message, verdict: Verdict) -> bool:
+        """False: another sender has the message by now."""
         try:
             self._outbox.settle(message, verdict)
         except Stale:  # taken again meanwhile: its new holder finds by the key what became of it
             log.warning("a sender outlived its lease", extra={"endpoint": self._endpoint})
-            return
+            return False
         if not isinstance(verdict, Sent):
             level, what = (logging.ERROR, "an effect was given up") if isinstance(verdict, Dead) else (logging.INFO, "an effect will be tried again")
             log.log(level, what, extra={"endpoint": self._endpoint, "effect": self._name(message.stream), "attempt": message.attempt,
                                         "reason": verdict.error})
+        return True
 
     def _later(self, message: Message, reason: str, after_s: float | None, doubted: bool | None) -> Verdict:
         if message.attempt >= self._max_attempts:
@@ -339,21 +346,52 @@ class Effects:
         return self._outbox.replay(self._prefix + effect, None if key is None else [key])
 
     def resolve(self, effect: str, key: str, *, happened: bool) -> int:
-        """Somebody found out. A dead effect is then closed as sent, or sent again. Returns how many doubts were closed."""
-        sends = self._sends_of(effect)
+        """Somebody found out. A dead or waiting effect is then closed as sent, or sent again. Returns how many doubts were closed.
+
+        Raises ButtressError, and changes nothing, while a sender holds it. One that a later effect of its lane has overtaken
+        stays dead (``overtaken``).
+        """
+        stream, sends = self._prefix + effect, self._sends_of(effect)
         with self._store.transaction() as tx:
             closed = self._gaps.resolve(tx, effect, key, self._clock.now())
-            for message in [one.message for one in self._outbox.dead(self._prefix + effect, 1, key=key)] if closed else ():
-                claim = sends.claim(key, hashlib.sha256(message.payload).digest(), self._lease_s)
-                if isinstance(claim, InFlight):
-                    raise ButtressError("a sender holds this effect", fix=f"try again in {self._lease_s:g} s")
-                if isinstance(claim, New | Unknown):
-                    sends.settle(key, claim.fence, b"resolved" if happened else None)
+            if not closed:
+                return 0
+            for waiting in self._waiting(tx, stream, key):
                 if happened:
-                    self._outbox.mark_sent(message, b"resolved")
-                else:
-                    self._outbox.replay(message.stream, [key])
+                    self._known(sends, waiting, happened)
+                    self._outbox.settle(waiting, Sent(b"resolved"))
+            for one in self._outbox.dead(stream, 1, key=key):
+                self._known(sends, one.message, happened)
+                if happened:
+                    self._outbox.mark_sent(one.message, b"resolved")
+                elif not self._outbox.replay(stream, [key]):
+                    log.warning("an effect that did not happen stays dead: a later one of its lane was or may have been sent",
+                                extra={"endpoint": self._endpoint, "effect": effect})
         return closed
+
+    def overtaken(self, effect: str, key: str) -> bool:
+        """Whether a dead effect cannot go out any more, because a later one of its lane was or may have been sent."""
+        return any(one.overtaken for one in self._outbox.dead(self._prefix + effect, 1, key=key))
+
+    def _waiting(self, tx: Tx, stream: str, key: str) -> list[Message]:
+        """The message of that key if it is still to be sent, locked, so that no sender can take it until this commit."""
+        lock = " FOR UPDATE" if tx.dialect == "postgres" else ""
+        rows = tx.all("SELECT epoch, seq, payload, attempt, doubted, fence, until FROM buttress_outbox WHERE stream = ? AND key = ? "
+                      f"AND state = 'pending'{lock}", (stream, key))
+        if any(until > self._clock.now() for *_, until in rows):
+            raise self._held()
+        return [Message(stream, epoch, seq, key, bytes(payload), attempt, bool(doubted), fence, until)
+                for epoch, seq, payload, attempt, doubted, fence, until in rows]
+
+    def _known(self, sends: SqlIdempotency, message: Message, happened: bool) -> None:
+        claim = sends.claim(message.key, hashlib.sha256(message.payload).digest(), self._lease_s)
+        if isinstance(claim, InFlight):
+            raise self._held()
+        if isinstance(claim, New | Unknown):
+            sends.settle(message.key, claim.fence, b"resolved" if happened else None)
+
+    def _held(self) -> ButtressError:
+        return ButtressError("a sender holds this effect", fix=f"try again in {self._lease_s:g} s")
 
 
 @dataclass

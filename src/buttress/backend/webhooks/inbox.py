@@ -356,8 +356,16 @@ class Inbox:
         return self._effects.replay(effect, key)
 
     def resolve(self, effect: str, key: str, *, happened: bool) -> int:
-        """Closes a doubt by evidence. An effect that was given up counts as sent, or is sent again. Returns how many doubts it closed."""
+        """Closes a doubt by evidence: the effect counts as sent, or is sent again. Returns how many doubts it closed.
+
+        Raises ButtressError, and changes nothing, while a sender holds the effect: try again after ``lease_s``. One that did not
+        happen and that a later effect of its lane has overtaken (``overtaken``) stays dead: it would undo what came after it.
+        """
         return self._effects.resolve(effect, key, happened=happened)
+
+    def overtaken(self, effect: str, key: str) -> bool:
+        """Whether a dead effect cannot be sent any more, because a later one of its lane (``in_order``) was or may have been sent."""
+        return self._effects.overtaken(effect, key)
 
     def find(self, event_id: str) -> list[Entry]:
         """Where an event stands, in every account and mode that has it."""

@@ -182,14 +182,14 @@ class Ledger:
     def amend(self, tx: Tx, held: Held, state: State, error: str) -> None:
         """Renames the state of a row that ``finish`` took in this transaction."""
         settled = ", settled = NULL" if state == "dead" else ""
-        tx.execute(f"UPDATE buttress_webhooks_event SET state = ?, error = ?{settled} WHERE {_HERE} AND fence = ?",
+        tx.execute(f"UPDATE buttress_webhooks_event SET state = ?, error = ?{settled} WHERE {_HERE} AND fence = ? AND state = 'done'",
                    (state, error, *self._key(held.event), held.fence))
 
-    def release(self, tx: Tx, held: Held, now: float) -> bool:
-        """Gives an event back, due at once, as if it had not been claimed."""
+    def release(self, tx: Tx, held: Held, due: float) -> bool:
+        """Gives an event back, due at that time, as if it had not been claimed. False: it is not held any more."""
         changed = tx.execute(
             f"UPDATE buttress_webhooks_event SET state = 'received', due = ?, attempt = ? WHERE {_HERE} AND fence = ? AND state = 'claimed'",
-            (now, held.attempt - 1, *self._key(held.event), held.fence))
+            (due, held.attempt - 1, *self._key(held.event), held.fence))
         return changed == 1
 
     def next_due(self, tx: Tx) -> float | None:

@@ -15,6 +15,7 @@ import base64
 import binascii
 import hashlib
 import hmac
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol
@@ -113,6 +114,8 @@ class Verifier:
         """The event, if an active secret signed these raw bytes within the tolerance of ``now``. Raises Refused."""
         if not isinstance(body, bytes):
             raise InvalidInput("body", type(body).__name__, "must be the raw bytes of the request, before any parsing")
+        if not math.isfinite(now):  # no distance from it is out of tolerance
+            raise InvalidInput("now", now, "must be a finite number of seconds since the epoch")
         lowered = self._lower(headers)
         sent = self._scheme.authenticate(lowered, body)
         if sent is not None and abs(now - sent) > self._tolerance_s:
@@ -214,6 +217,8 @@ class _Standard:
         pairs = [entry.partition(",") for entry in entries]
         if not all(name and comma and value and "," not in value for name, comma, value in pairs):
             raise Refused(400, "malformed", "webhook-signature must be a list of version,signature with one space between")
+        if not all(_is_base64(value) for name, _, value in pairs if name == "v1"):
+            raise Refused(400, "malformed", "a v1 signature in webhook-signature is no base64")
         signed = f"{ident}.{stamp}.".encode() + body
         if not (self._v1(signed, [value for name, _, value in pairs if name == "v1"])
                 or self._v1a(signed, [value for name, _, value in pairs if name == "v1a"])):
@@ -271,6 +276,8 @@ class _Stripe:
             raise Refused(400, "malformed", "Stripe-Signature must hold one t= of whole seconds since the epoch")
         if not given:
             raise Refused(401, "unsigned", "Stripe-Signature holds no v1 signature")
+        if not all(value.isascii() and "=" not in value for value in given):
+            raise Refused(400, "malformed", "a v1 signature in Stripe-Signature is not ASCII, or holds an equals sign")
         if len(given) > SIGNATURES_MAX:
             raise Refused(400, "malformed", f"more than {SIGNATURES_MAX} signatures")
         signed = stamps[0].encode() + b"." + body
@@ -374,6 +381,15 @@ def _unbase64(text: str, what: str) -> bytes:
         return base64.b64decode(text.rstrip("=") + "=" * (-len(text.rstrip("=")) % 4), validate=True)
     except (binascii.Error, ValueError):
         raise InvalidInput("secrets", "…", f"{what} must be base64") from None
+
+
+def _is_base64(text: str) -> bool:
+    """As the SDKs for Python decode it: they fail at one that is not, even where the next signature would match."""
+    try:
+        base64.b64decode(text)
+    except (binascii.Error, ValueError):
+        return False
+    return True
 
 
 def _signature_bytes(text: str) -> bytes | None:

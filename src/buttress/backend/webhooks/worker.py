@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from inspect import isawaitable
 from typing import Any
 
@@ -24,6 +25,8 @@ from buttress.kernel.failpoint import failpoint
 from buttress.kernel.store import Store, Tx
 
 CONFLICTS = ("40001", "40P01", "55P03")  # SQLSTATE: serialization failure, deadlock, lock not available. Not the handler's fault
+CONFLICT_BASE_S = 0.05  # what a conflict waits at first: whoever has the lock is mostly through by then
+CONFLICT_MAX_S = 4.0
 log = logging.getLogger("buttress.webhooks")
 
 
@@ -37,31 +40,35 @@ class EndedByHandler(ButtressError):
         self.plan = plan
 
 
+class _Busy(Exception):
+    """The places of this endpoint's effects were not to be had in time: nothing of the batch has run."""
+
+
 class Context:
     """What a handler may use. Local effects go through ``tx``, external ones through ``effect``: both commit with ``done``.
 
     ``tied``: another event of the same version was seen before, and which of them is newer cannot be told from the two.
     """
 
-    __slots__ = ("_ask", "_effects", "_event", "attempt", "tied", "tx")
+    __slots__ = ("_effects", "_event", "_put", "attempt", "tied", "tx")
 
-    def __init__(self, tx: Tx, event: Event, effects: Effects, ask: Callable[[Wanted], None], *, attempt: int = 1, tied: bool = False) -> None:
+    def __init__(self, tx: Tx, event: Event, effects: Effects, put: Callable[[Wanted], None], *, attempt: int = 1, tied: bool = False) -> None:
         self.tx = tx
         self.attempt = attempt
         self.tied = tied
         self._event = event
         self._effects = effects
-        self._ask = ask
+        self._put = put
 
     def effect(self, name: str, *, key: str | None = None, payload: Mapping[str, Any] | None = None, in_order: str | None = None) -> str:
-        """Asks for an effect at the callee ``name``: it goes into the outbox with this commit. Returns the key that the callee will see.
+        """Asks for an effect at the callee ``name``: it goes into the outbox at once, and commits with the event. Returns the key that the callee will see.
 
         ``key`` defaults to the event's id. A business key (the payment, the invoice) makes two events that tell one fact one
         effect. The same key with another payload is recorded as an alarm and not sent. ``in_order`` names an object whose
         effects reach this callee one after the other, in the order of the commits that asked for them.
         """
         wanted = self._effects.wanted(self._event, name, self._event.id if key is None else key, dict(payload or {}), in_order)
-        self._ask(wanted)
+        self._put(wanted)
         return wanted.key
 
 
@@ -82,18 +89,23 @@ class Handler:
 
 @dataclass
 class _Plan:
-    """One held event: what is worked out before the transaction (its place, the state that was read again), and what it asked for."""
+    """One held event, and what is worked out before the transaction: its place, and the state that was read again."""
 
     held: Held
     handler: Handler | None
     place: Place | None = None
     fresh: Event | None = None
     problem: BaseException | None = None
-    asked: list[Wanted] = field(default_factory=list)
 
     @property
     def order(self) -> tuple[str, str]:
         return (self.handler.guard, self.place.object) if self.handler and self.place else ("", "")
+
+
+def in_transaction(tx: Tx) -> bool:
+    """Whether the connection still is in the transaction that it was given in."""
+    connection = tx.connection
+    return bool(connection.info.transaction_status.name in ("INTRANS", "INERROR") if tx.dialect == "postgres" else connection.in_transaction)
 
 
 class Worker:
@@ -127,35 +139,48 @@ class Worker:
             plans.append(self._plan(one))
             if plans[-1].fresh is not None and self._clock.now() > began + self._lease_s / 2:
                 break  # reading states again took long: what is left is given back before its lease runs out
-        # Locks are taken in one order by all workers: guards by object, and the outbox, which they share, last and by name.
+        # Locks are taken in one order by all workers: the outbox by name, then guards by object.
         try:
             with self._store.transaction() as tx:
+                self._hold(plans)
                 for plan in sorted(plans, key=lambda plan: plan.order):
                     self._take(tx, plan)
-                self._ask(tx, plans)
                 for one in held[len(plans):]:
                     self._ledger.release(tx, one, self._clock.now())
                 failpoint("inbox.handled")
         except EndedByHandler as ended:
-            self._mend(held, plans, ended)
+            self._mend(held, ended)
+        except _Busy:
+            with self._store.transaction() as tx:
+                for one in held:
+                    self._defer(tx, one, "the outbox is busy")
         failpoint("inbox.done")
         return len(held)
 
-    def _ask(self, tx: Tx, plans: list[_Plan]) -> None:
-        for wanted in sorted((wanted for plan in plans for wanted in plan.asked), key=lambda wanted: wanted.name):
-            self._effects.put(tx, wanted)
+    def _hold(self, plans: list[_Plan]) -> None:
+        """Before the first handler, for any of them may ask for any effect: two batches cannot wait for each other later."""
+        if not any(plan.handler for plan in plans):
+            return
+        try:
+            self._effects.hold()
+        except Exception as error:
+            if getattr(error, "sqlstate", None) in CONFLICTS:
+                raise _Busy from error
+            raise
 
-    def _mend(self, held: list[Held], plans: list[_Plan], ended: EndedByHandler) -> None:
-        """After a handler ended the transaction: what it rolled back is given back, what it committed gets its effects, and it has failed."""
-        log.error("a handler ended its transaction", extra={"endpoint": self._ledger.endpoint, "event": ended.plan.held.event.id})
+    def _mend(self, held: list[Held], ended: EndedByHandler) -> None:
+        """After a handler ended the transaction: what it rolled back is given back, what it committed has its effects, and it is dead.
+
+        Never tried again: what it wrote by itself, before a COMMIT or after a ROLLBACK, is there, and would be written once more.
+        """
+        culprit = ended.plan.held
+        log.error("a handler ended its transaction", extra={"endpoint": self._ledger.endpoint, "event": culprit.event.id})
         with self._store.transaction() as tx:
-            committed = [plan for plan in plans if plan is not ended.plan and not self._ledger.release(tx, plan.held, self._clock.now())]
-            for one in held[len(plans):]:
-                self._ledger.release(tx, one, self._clock.now())
-            if not self._fail(tx, ended.plan.held, ended):  # its own mark was committed with half of its work: nobody may take it for done
-                self._ledger.amend(tx, ended.plan.held, "dead", reason_of(ended))
-                committed.append(ended.plan)
-            self._ask(tx, committed)
+            for one in held:
+                if one is not culprit:  # those that were committed are not claimed any more, and stay as they are
+                    self._ledger.release(tx, one, self._clock.now())
+            if not self._ledger.finish(tx, culprit, "dead", self._clock.now(), error=reason_of(ended)):
+                self._ledger.amend(tx, culprit, "dead", reason_of(ended))  # its own mark was committed: nobody may take it for done
 
     def _plan(self, held: Held) -> _Plan:
         """Outside of any transaction: a refetch asks the network."""
@@ -183,9 +208,8 @@ class Worker:
             self._act(tx, plan)
         except (Exception, SystemExit) as error:
             self._savepoint(tx, "ROLLBACK TO", plan)
-            plan.asked.clear()
-            if getattr(error, "sqlstate", None) in CONFLICTS:
-                self._ledger.release(tx, plan.held, self._clock.now())
+            if (state := getattr(error, "sqlstate", None)) in CONFLICTS:
+                self._defer(tx, plan.held, f"conflict {state}")
             else:
                 self._fail(tx, plan.held, error)
         self._savepoint(tx, "RELEASE", plan)
@@ -194,9 +218,22 @@ class Worker:
         try:
             tx.execute(f"{verb} SAVEPOINT event")
         except Exception as error:
-            if getattr(tx.connection, "closed", False):
+            if getattr(tx.connection, "broken", False):  # psycopg: it was lost. A connection that somebody closed is closed and not broken
                 raise
-            raise EndedByHandler(plan) from error  # the connection is there and the savepoint is not
+            raise EndedByHandler(plan) from error  # the savepoint is gone, or the connection was closed by the handler
+
+    def _put(self, tx: Tx, plan: _Plan, wanted: Wanted) -> None:
+        """In the event's own savepoint: whatever commits the event from here on, commits its effects."""
+        if not in_transaction(tx):  # each statement would commit by itself, and half of a message must never be there
+            raise EndedByHandler(plan)
+        self._effects.put(tx, wanted)
+
+    def _defer(self, tx: Tx, held: Held, reason: str) -> None:
+        """Gives an event back for a moment. No failed attempt: what was in the way is not its handler's fault."""
+        uncounted = max(1, held.fence - held.attempt + 1)  # claims since its first that were not counted as attempts, this one included
+        due = self._clock.now() + backoff_s(uncounted, CONFLICT_BASE_S, CONFLICT_MAX_S, self._rng)
+        if self._ledger.release(tx, held, due):
+            log.info("an event waits for a lock", extra={"endpoint": self._ledger.endpoint, "event": held.event.id, "reason": reason})
 
     def _act(self, tx: Tx, plan: _Plan) -> None:
         held, handler, now = plan.held, plan.handler, self._clock.now()
@@ -221,7 +258,7 @@ class Worker:
             tx.execute("ROLLBACK TO SAVEPOINT event")
             self._ledger.release(tx, plan.held, self._clock.now())
             return
-        context = Context(tx, event, self._effects, plan.asked.append, attempt=plan.held.attempt, tied=standing == "tied")
+        context = Context(tx, event, self._effects, partial(self._put, tx, plan), attempt=plan.held.attempt, tied=standing == "tied")
         answer = handler.handle(plan.fresh or event, context)
         if isawaitable(answer):
             raise InvalidInput("handler", type(answer).__name__, "must be a plain function: nobody awaits it here")

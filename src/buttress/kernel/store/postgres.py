@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -56,28 +58,59 @@ class PostgresTx:
 
     dialect: Dialect = "postgres"
 
-    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+    def __init__(self, connection: psycopg.Connection[Any], watched: _Handle | None = None) -> None:
         from psycopg.rows import tuple_row
 
         self.connection = connection
         self._cursor = connection.cursor(row_factory=tuple_row)
+        self._watched = watched
+
+    def _run(self, sql: str, params: Sequence[Any]) -> Any:
+        if self._watched is None:
+            return self._cursor.execute(to_psycopg(sql), params)
+        with self._watched.bounded():
+            return self._cursor.execute(to_psycopg(sql), params)
 
     def execute(self, sql: str, params: Sequence[Any] = ()) -> int:
-        return self._cursor.execute(to_psycopg(sql), params).rowcount
+        count: int = self._run(sql, params).rowcount
+        return count
 
     def one(self, sql: str, params: Sequence[Any] = ()) -> Row | None:
-        return self._cursor.execute(to_psycopg(sql), params).fetchone()
+        row: Row | None = self._run(sql, params).fetchone()
+        return row
 
     def all(self, sql: str, params: Sequence[Any] = ()) -> list[Row]:
-        return self._cursor.execute(to_psycopg(sql), params).fetchall()
+        rows: list[Row] = self._run(sql, params).fetchall()
+        return rows
 
 
 class _Handle:
-    """One thread's connection. When the thread ends, so does this, and the connection is closed."""
+    """One thread's connection. When the thread ends, so does this, and the connection is closed.
 
-    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+    A server that is stopped, or a network that swallows, answers nothing: libpq would wait for ever. ``overdue`` is asked by
+    the store's watch, which then cuts the connection.
+    """
+
+    def __init__(self, connection: psycopg.Connection[Any], limit_s: float) -> None:
         self.connection = connection
+        self._limit_s = limit_s
+        self._due: float | None = None
         self.close = weakref.finalize(self, _close, connection, os.getpid())
+
+
+    @contextmanager
+    def bounded(self) -> Iterator[None]:
+        self._due = time.monotonic() + self._limit_s
+        try:
+            yield
+        finally:
+            self._due = None
+
+    def cut_if_overdue(self) -> None:
+        due = self._due
+        if due is not None and time.monotonic() > due and not self.connection.closed:
+            with suppress(OSError, ValueError), socket.socket(fileno=os.dup(self.connection.fileno())) as wire:
+                wire.shutdown(socket.SHUT_RDWR)
 
 
 _INHERITED: list[psycopg.Connection[Any]] = []  # a forked child must neither close its parent's connections nor let them be collected
@@ -106,17 +139,20 @@ class DatabaseClock:
 class PostgresStore:
     """``dsn`` as psycopg takes it (a ``postgresql://`` URL or key=value). One connection a thread.
 
-    ``clock`` None means the server's own time.
+    ``clock`` None means the server's own time. ``timeout_s`` bounds waits for a connection and for locks, ``statement_s`` each
+    statement, also where the server says nothing any more: then Unavailable, and the connection is given up.
     """
 
     dialect: Dialect = "postgres"
 
-    def __init__(self, dsn: str, *, clock: Clock | None = None, create: bool = False, timeout_s: float = 5.0) -> None:
-        if timeout_s <= 0:
-            raise InvalidInput("timeout_s", timeout_s, "must be above 0")
+    def __init__(self, dsn: str, *, clock: Clock | None = None, create: bool = False, timeout_s: float = 5.0, statement_s: float = 30.0) -> None:
+        if timeout_s <= 0 or statement_s <= 0:
+            raise InvalidInput("timeout_s, statement_s", (timeout_s, statement_s), "must be above 0")
         self._dsn = dsn
         self._create = create
         self._timeout_s = timeout_s
+        self._statement_s = statement_s
+        self._watch: threading.Thread | None = None
         self.clock: Clock = clock or DatabaseClock(self)
         self._local = threading.local()
         self._handles: weakref.WeakSet[_Handle] = weakref.WeakSet()
@@ -135,11 +171,15 @@ class PostgresStore:
             try:
                 connection = psycopg.connect(self._dsn, autocommit=True, connect_timeout=max(2, int(self._timeout_s)))
                 connection.execute(f"SET lock_timeout = {int(self._timeout_s * 1000)}")
+                connection.execute(f"SET statement_timeout = {int(self._statement_s * 1000)}")
             except psycopg.Error as error:
                 raise Unavailable(f"Postgres: {type(error).__name__}", fix="is the server up, and the DSN right?") from error
-            self._local.handle = handle = _Handle(connection)
+            self._local.handle = handle = _Handle(connection, self._statement_s + 1)  # the server's own limit comes first
             with self._lock:
                 self._handles.add(handle)
+                if self._watch is None:
+                    self._watch = threading.Thread(target=_watch, args=(weakref.ref(self), min(1.0, self._statement_s / 4)), name="buttress-postgres", daemon=True)
+                    self._watch.start()
         return handle.connection
 
     def setup(self, *schemas: Schema) -> None:
@@ -170,23 +210,27 @@ class PostgresStore:
             return
         psycopg = _driver()
         connection = self._connection()
+        handle: _Handle = self._local.handle
         try:
-            connection.execute("BEGIN")
+            with handle.bounded():
+                connection.execute("BEGIN")
         except psycopg.Error as error:
             raise _unavailable(error) from error
-        self._local.tx = PostgresTx(connection)
+        self._local.tx = PostgresTx(connection, handle)
         committing = False
         try:
             yield self._local.tx
             failpoint("store.commit")
             committing = True
-            done = connection.execute("COMMIT")
+            with handle.bounded():
+                done = connection.execute("COMMIT")
             if done.statusmessage != "COMMIT":  # the server says ROLLBACK, and no error, where a statement before had failed
                 raise RolledBack("a statement of this transaction had failed, so all of it was rolled back", fix="let that error pass")
         except BaseException as error:
             lost = connection.closed or connection.broken
             if not lost:
-                self._rollback(connection)
+                with handle.bounded():
+                    self._rollback(connection)
             if committing and lost:
                 raise Uncertain(f"Postgres: {type(error).__name__} during COMMIT: whether it was written is not known",
                                 fix="ask by key before you act again") from error
@@ -229,11 +273,31 @@ class PostgresStore:
         with self.transaction() as tx:
             return work(tx)
 
+    def cut_overdue(self) -> bool:
+        """Gives up the connections whose statement is over its time. False: the store is closed, or was opened by a parent process."""
+        if self._closed or os.getpid() != self._pid:
+            return False
+        with self._lock:
+            handles = list(self._handles)
+        for handle in handles:
+            handle.cut_if_overdue()
+        return True
+
     def close(self) -> None:
         with self._lock:
             handles, self._closed = list(self._handles), True
         for handle in handles:
             handle.close()
+
+
+def _watch(store: weakref.ref[PostgresStore], every_s: float) -> None:
+    """Until the store is closed or forgotten."""
+    while True:
+        time.sleep(every_s)
+        mine = store()
+        if mine is None or not mine.cut_overdue():
+            return
+        del mine
 
 
 def _unavailable(error: Exception) -> Unavailable:

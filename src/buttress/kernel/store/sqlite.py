@@ -164,7 +164,8 @@ class SqliteStore:
                 failpoint("store.commit")
                 connection.execute("COMMIT")
             except BaseException as error:
-                _rollback(connection)
+                if not _rollback(connection):  # whoever worked in it closed it: the next transaction opens another one
+                    self._local.handle = None
                 if isinstance(error, sqlite3.OperationalError) and _is(error, *PASSING):
                     raise _unavailable(error) from error
                 raise
@@ -303,9 +304,14 @@ def _begin(connection: sqlite3.Connection) -> None:
         raise _unavailable(error) from error
 
 
-def _rollback(connection: sqlite3.Connection) -> None:
-    if connection.in_transaction:
-        connection.execute("ROLLBACK")
+def _rollback(connection: sqlite3.Connection) -> bool:
+    """False: the connection is closed, and its transaction is gone with it."""
+    try:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+    except sqlite3.ProgrammingError:
+        return False
+    return True
 
 
 # What may pass by itself or by an operator's hand; a broken constraint or a wrong statement never does.

@@ -69,7 +69,7 @@ def dots(claim: Mapping[str, Any], subjects: Mapping[str, Any]) -> str:
     for name, role, value in sorted(known, key=lambda k: k[2]):
         at = x(value)
         words = f"{name} {show(value)}"
-        row = next(r for r in range(6) if rows.get(r, -1e9) < at - len(words) * 0.9)
+        row = next(r for r in range(len(known)) if rows.get(r, -1e9) < at - len(words) * 0.9)
         rows[row] = at + len(words) * 0.9
         y = 50 + 14 * row
         parts.append(mark(at, 30, role))

@@ -22,6 +22,8 @@ HOUR = 3600.0
 STRIPE_SCHEDULE_S = (5 * 60, 0.5 * HOUR, 2 * HOUR, 5 * HOUR, 10 * HOUR, 12 * HOUR, 12 * HOUR, 12 * HOUR, 12 * HOUR, 6 * HOUR)
 WORK_STEPS_MAX = 100_000
 ERROR_WAIT_S = 300.0
+IDLE_STEPS = 16  # so often it is called exactly when it asked to be; one that polls and finds nothing is then called less and less often
+IDLE_MAX_S = 6 * HOUR
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class Sender:
         self._hired = workers
         self._paused: list[int] = []
         self._next_due: float | None = None
+        self._idle = 0  # calls of work in a row after which nobody outside had heard anything
         # A stop hits the whole process: with two calls in flight the other one may be inside a write transaction, and then every
         # other writer of an embedded store stands still, which is another fault than a holder that was passed over.
         self._pauses = any(action == "stop" for _, action in trial.case.failpoints.values())
@@ -104,6 +107,7 @@ class Sender:
             for _ in range(attempt.copies):
                 answers.append(self._deliver(args))
                 self._recover({self._crew[0]: answers[-1]})
+        self._idle = 0
         taken = any(isinstance(answer, int) and 200 <= answer < 300 for answer in answers)
         if not taken and attempt.attempt < len(STRIPE_SCHEDULE_S):
             wait_s = STRIPE_SCHEDULE_S[attempt.attempt] * self._rng.uniform(0.9, 1.1)
@@ -133,8 +137,11 @@ class Sender:
             self._work()
         raise RuntimeError("the subject works without end")
 
+    def _traffic(self) -> int:
+        return sum(callee.requests + callee.lookups for callee in (self._trial.outside or {}).values())
+
     def _work(self) -> None:
-        now = self._trial.clock.now()
+        now, heard = self._trial.clock.now(), self._traffic()
         if len(self._crew) > 1:
             answers = dict(zip(self._crew, self._trial.together(*[(self._ports[w].work, {}) for w in self._crew]), strict=True))
         else:
@@ -145,6 +152,10 @@ class Sender:
         dues = [max(float(due), now) for due in answers.values() if isinstance(due, float | int)]
         dues += [now + ERROR_WAIT_S for answer in answers.values() if isinstance(answer, SubjectError)]
         self._next_due = min(dues, default=None)
+        traffic = self._traffic()
+        self._idle = self._idle + 1 if traffic == heard else 0
+        if self._next_due is not None and self._idle > IDLE_STEPS:  # as a machine does that sleeps: late, and never for ever
+            self._next_due = max(self._next_due, now + min(IDLE_MAX_S, ERROR_WAIT_S * 2.0 ** (self._idle - IDLE_STEPS - 1)))
         self._recover(answers)
 
     def _settle(self) -> None:
@@ -155,6 +166,7 @@ class Sender:
             self._advance(2 * self._lease_s)
 
     def _restart(self, worker: int) -> None:
+        self._idle = 0
         self._ports[worker] = self._trial.restart(worker)
         self._next_due = self._trial.clock.now()
 

@@ -89,6 +89,8 @@ PROOF = Proof(
         Claim("verified events a second over HTTP, 40 in flight", "events_per_s", ">= 3000", "/s", scale="full", speed=True),
         Claim("acknowledgement p99", "ack_p99_ms", "< 20", "ms", scale="full", speed=True),
         Claim("events a second over Powertools", "events_per_s", ">= 1", "×", over="Powertools", scale="full"),
+        # SETNX on Redis makes nothing durable before it answers: no bar asks a synced commit to beat that. Half of it is what we stand for.
+        Claim("events a second over SETNX on Redis", "events_per_s", ">= 0.5", "×", over="SETNX on Redis", scale="full"),
     ),
     controls=(
         Control("no protection must double at once", "no protection", "doubled_at_once", "> 0"),
@@ -99,7 +101,7 @@ PROOF = Proof(
     ),
     sizes={
         "quick": Size(events=300, crash_events=12, forged=3, each=1, replies=0, calls=0, kills=4),
-        "full": Size(events=20_000, crash_events=40, forged=40, each=10, replies=0, calls=20, kills=20),
+        "full": Size(events=20_000, crash_events=40, forged=40, each=4, replies=0, calls=10, kills=20),
     },
     world=outside,
     races=(Race("http", lap, port=Served, scale="full", better={"events_per_s": "more", "ack_p99_ms": "less", "cpu_us_per_event": "less"}, factories={

@@ -14,6 +14,7 @@ from buttress.proof.trial import EPOCH
 from buttress.proof.verdict import count
 
 HOUR = 3600.0
+LATE_S = 24 * HOUR  # an effect that comes so long after the last delivery that could ask for it helps nobody
 DAY_10_H = 240.0
 SITUATIONS = ("delivered again", "two copies at once", "told by two events", "retried after hour 48", "resent on day 10", "killed", "paused beyond its lease",
               "its answer swallowed", "its answer an error", "callee down", "forgotten by Redis")
@@ -28,6 +29,7 @@ class Account:
     case: str
     due: dict[tuple[str, str], str] = field(default_factory=dict)  # (callee, reference) -> event
     twins: set[str] = field(default_factory=set)  # events that tell a fact which another event tells, too
+    late: set[tuple[str, str]] = field(default_factory=set)  # first happened too late, or after "nothing waits" was said
     happened: dict[tuple[str, str], list[float]] = field(default_factory=lambda: defaultdict(list))
     objects: dict[tuple[str, str], str] = field(default_factory=dict)  # whose state an effect set
     again: dict[str, list[tuple[float, str]]] = field(default_factory=lambda: defaultdict(list))
@@ -48,9 +50,9 @@ class Account:
                 yield from (("", at) for at in times)
 
     def lost(self, *callees: str) -> Iterator[str]:
-        """Events whose effect never happened."""
+        """Events whose effect never happened, or too late to count."""
         for key, event in self.due.items():
-            if (not callees or key[0] in callees) and not self.happened.get(key):
+            if (not callees or key[0] in callees) and (not self.happened.get(key) or key in self.late):
                 yield event
 
     def of(self, *callees: str) -> int:
@@ -69,16 +71,54 @@ class Account:
         return "retried after hour 48" if how == "delivered again" and at - EPOCH > 48 * HOUR else how
 
 
+@dataclass
+class _Promises:
+    """What a trial says about time: when each event was delivered last, and which effects came although ``work`` had said that nothing waits.
+
+    The latter only where nothing broke and one process works: after a fault a lease may run out behind the subject's back, and
+    of two workers each speaks for itself.
+    """
+
+    applies: bool
+    told: dict[tuple[str, str], list[str]] = field(default_factory=dict)  # the events that ask for it
+    delivered: dict[str, float] = field(default_factory=dict)
+    quiet: bool = False  # "nothing waits", and nothing was delivered since
+    fresh: list[tuple[str, str]] = field(default_factory=list)  # happened since the last call ended, for the first time
+    unannounced: set[tuple[str, str]] = field(default_factory=set)
+
+    def op(self, r: Mapping[str, Any]) -> None:
+        if r["call"] == "work" and self.quiet and self.applies:
+            self.unannounced.update(self.fresh)
+        elif r["call"] == "deliver":
+            id = r["args"]["headers"].get("webhook-id", "")
+            self.delivered[id] = max(r["at"], self.delivered.get(id, r["at"]))
+        self.quiet = r["call"] == "work" and r["status"] == "ok" and r.get("value") is None
+        self.fresh.clear()
+
+    def late(self, happened: Mapping[tuple[str, str], list[float]]) -> Iterator[tuple[str, str]]:
+        yield from self.unannounced
+        for key, ids in self.told.items():
+            chances = [self.delivered[id] for id in ids if id in self.delivered]
+            if chances and happened.get(key) and min(happened[key]) > max(chances) + LATE_S:
+                yield key
+
+
 def accounts(history: History) -> Iterator[Account]:
     for records in history.trials():
         account = Account(records[0]["scenario"], records[0]["case"])
+        promises = _Promises(account.scenario in (STEADY, CRASH) and account.case == "clean")
         for r in records:
             what = r.get("what") if r["kind"] == "fact" else None
+            if r["kind"] == "op":
+                promises.op(r)
             if what == "due":
                 account.due[r["callee"], r["reference"]] = r["id"]
+                promises.told[r["callee"], r["reference"]] = r["told"]
                 if r["twin"]:
                     account.twins.add(r["id"])
             elif what == "effect":
+                if not account.happened[r["callee"], r["reference"]]:
+                    promises.fresh.append((r["callee"], r["reference"]))
                 account.happened[r["callee"], r["reference"]].append(r["at"])
                 if "object" in r:
                     account.objects[r["callee"], r["reference"]] = r["object"]
@@ -94,6 +134,7 @@ def accounts(history: History) -> Iterator[Account]:
                 if not id.startswith("evt_forged_"):
                     status = r.get("value")
                     account.taken[id] = account.taken.get(id, False) or (isinstance(status, int) and 200 <= status < 300)
+        account.late.update(promises.late(account.happened))
         yield account
 
 

@@ -24,7 +24,13 @@ class Receiver(Protocol):
     A callee answers 200 when it is done, 503 when it did nothing. No answer, or 500, says nothing about what it did.
     ``orders`` and ``emails`` honour an Idempotency-Key for 24 hours. ``credits`` honours none; GET <url>/<reference> there
     is 200 for what is done, 404 for what is not, and anything else says nothing; with a "key" in its JSON an effect is found
-    under that instead."""
+    under that instead.
+
+    An effect that comes more than 24 hours after the last delivery of its events counts as lost, and so does one that comes after
+    ``work`` had answered None, if nothing was delivered since and nothing broke.
+
+    Calls may overlap: they come in threads; on the line a call then carries an id, which its answer repeats. kill -9 may come at any
+    time, and the next start gets the same ``env.dir``. Header names are in lower case."""
 
     def deliver(self, headers: dict[str, str], body: str) -> int:
         """One delivery as it arrives; the HTTP status that the provider would see. 2xx says: I have it."""

@@ -71,7 +71,7 @@ def told_twice(trial: Trial) -> None:
         if rng.random() < 0.30:
             sender.plan(EPOCH + rng.uniform(*AGAIN_S), one.delivery, again="delivered again")
         for due in one.due:
-            trial.record("fact", what="due", callee=due.callee, reference=due.reference, id=due.event, twin=due.twin)
+            trial.record("fact", what="due", callee=due.callee, reference=due.reference, id=due.event, twin=due.twin, told=[due.event])
     if blow is not None:
         sender.at(EPOCH + CUT_AT_S, lambda port: blow.prepare())
         sender.at(EPOCH + STRUCK_AT_S, lambda port: blow.strike())

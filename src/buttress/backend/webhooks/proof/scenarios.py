@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import random
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -219,9 +220,14 @@ def _starts(sent: list[world.Sent], rng: random.Random, span: float) -> list[flo
 
 
 def _announce(trial: Trial, sent: list[world.Sent]) -> None:
+    """What must happen once, because of which event, and all events that tell of it: each of their deliveries is a chance to do it."""
+    told: dict[str, list[str]] = {}
+    for one in sent:
+        told.setdefault(json.loads(one.delivery.body)["data"].get("payment", ""), []).append(one.delivery.id)
     for one in sent:
         for due in one.due:
-            trial.record("fact", what="due", callee=due.callee, reference=due.reference, id=due.event, twin=due.twin)
+            payment = due.reference.partition(":")[2]
+            trial.record("fact", what="due", callee=due.callee, reference=due.reference, id=due.event, twin=due.twin, told=told[payment])
 
 
 def _present(trial: Trial, delivery: Delivery) -> object:
