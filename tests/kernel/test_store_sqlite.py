@@ -407,7 +407,7 @@ def test_a_write_that_rolls_back_the_shared_commit_leaves_nothing_half_done(stor
     """ON CONFLICT ROLLBACK ends the whole transaction, not the statement: who shared it is told, and nothing of theirs is there."""
     store.submit(lambda tx: tx.execute("CREATE TABLE t (id INTEGER PRIMARY KEY)"))
     store.submit(lambda tx: tx.execute("INSERT INTO t VALUES (0)"))
-    gate, answers = threading.Event(), {}
+    running, gate, answers = threading.Event(), threading.Event(), {}
 
     def submit(name, work):
         try:
@@ -415,8 +415,9 @@ def test_a_write_that_rolls_back_the_shared_commit_leaves_nothing_half_done(stor
         except Exception as error:
             answers[name] = error
 
-    holder = threading.Thread(target=submit, args=("holder", lambda tx: gate.wait(10)))
+    holder = threading.Thread(target=submit, args=("holder", lambda tx: running.set() or gate.wait(10)))
     holder.start()
+    assert running.wait(10)  # what comes from here on waits for the next commit, and shares it
     works = {"before": "INSERT INTO t VALUES (1)", "culprit": "INSERT OR ROLLBACK INTO t VALUES (0)", "after": "INSERT INTO t VALUES (2)"}
     threads = []
     for waiting, (name, sql) in enumerate(works.items(), 1):
