@@ -11,7 +11,7 @@ import pytest
 
 import buttress.testing
 from buttress.kernel.idempotency import Done, InFlight, MemoryIdempotency, New
-from buttress.testing import check_idempotency, clock, delta, idempotency, lease, outbox, store
+from buttress.testing import check_idempotency, clock, delta, idempotency, lease, outbox, rollout, store
 from buttress.testing.promise import sentence
 
 
@@ -58,7 +58,7 @@ def test_an_implementation_that_hangs_is_broken(monkeypatch):
 
 
 def test_every_promise_is_a_sentence():
-    for module in (clock, delta, idempotency, lease, outbox, store):
+    for module in (clock, delta, idempotency, lease, outbox, rollout, store):
         groups = [value for name, value in vars(module).items() if name.isupper() and isinstance(value, tuple) and callable(value[0])]
         assert len(groups) >= 3
         for promise in itertools.chain(*groups):
@@ -67,7 +67,7 @@ def test_every_promise_is_a_sentence():
 
 def test_every_promise_is_checked():
     """A function that takes a Case and is in no group would be forgotten."""
-    for module in (clock, delta, idempotency, lease, outbox, store):
+    for module in (clock, delta, idempotency, lease, outbox, rollout, store):
         groups = [value for name, value in vars(module).items() if name.isupper() and isinstance(value, tuple) and callable(value[0])]
         listed = {promise.__name__ for promise in itertools.chain(*groups)}
         written = {name for name, value in vars(module).items()

@@ -21,6 +21,7 @@ from buttress.testing.delta import check_delta
 from buttress.testing.idempotency import check_idempotency
 from buttress.testing.lease import check_leases
 from buttress.testing.outbox import check_outbox
+from buttress.testing.rollout import check_rollout
 from buttress.testing.store import check_store
 
-__all__ = ["check_clock", "check_delta", "check_idempotency", "check_leases", "check_outbox", "check_store"]
+__all__ = ["check_clock", "check_delta", "check_idempotency", "check_leases", "check_outbox", "check_rollout", "check_store"]
