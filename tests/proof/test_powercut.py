@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from buttress.kernel.errors import ButtressError, InvalidInput
 from buttress.proof.contract import Claim, Proof, Scenario, Subject
 from buttress.proof.faults import PowerCut
-from buttress.proof.faults.powercut import TEARS, TRACED, Disk, Recording, folder_files
+from buttress.proof.faults.disk import TEARS, TRACED, Disk, Recording, folder_files
 from buttress.proof.process import SubjectDied
 from buttress.proof.verdict import count
 

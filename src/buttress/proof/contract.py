@@ -53,7 +53,7 @@ class Case:
     ``failpoints`` maps a name to (hit, action). Names with ``@`` are points that the harness sees from outside:
     ``@reply`` (the subject's n-th answer), ``@write`` and ``@sync`` (its n-th system call of that kind, by strace).
     ``during`` is entered after the world is up and before the subject starts; it may change ``trial.world``.
-    ``power`` makes of a kill at a system call a power cut: what is found of the subject's folder afterwards (``faults.powercut``).
+    ``power`` makes of a kill at a system call a power cut: what is found of the subject's folder afterwards (``faults.disk``).
     """
 
     label: str

@@ -25,6 +25,7 @@ from buttress.kernel.clock import Clock, SharedClock, SystemClock
 from buttress.kernel.errors import ButtressError, InvalidInput
 from buttress.proof import host
 from buttress.proof.contract import Case, Env, Proof, Scenario, Subject, calls_of, parameters_of
+from buttress.proof.faults import disk
 from buttress.proof.history import HistoryWriter
 from buttress.proof.parts import python_of
 from buttress.proof.process import (
@@ -188,10 +189,8 @@ class Trial:
         """After the kill of a power cut: the folder becomes what a disk may hold. Once; what happens afterwards has power."""
         if not self._power or not self._cut:
             return
-        from buttress.proof.faults import powercut
-
         tear, self._power = self._power, ""
-        left = powercut.cut(Path(self.state), self._before, sorted(self._folder.glob("strace.*")), tear, random.Random(f"{self.seed}/{self.number}"))  # type: ignore[arg-type]
+        left = disk.cut(Path(self.state), self._before, sorted(self._folder.glob("strace.*")), tear, random.Random(f"{self.seed}/{self.number}"))  # type: ignore[arg-type]
         self._write("fault", name="power cut", armed=1, hit=1, at=self.clock.now(), tear=tear, unsynced=left)
 
     def down(self, worker: int = 0) -> bool:
@@ -420,10 +419,8 @@ class Trial:
         file = str(self._folder / f"strace.{len(list(self._folder.glob('strace.*')))}")
         base = ["strace", "-f", *(["--seccomp-bpf"] if self._trace == "count" else []), "-qq", "-o", file]  # with it nothing is injected (6.1)
         if self._power:
-            from buttress.proof.faults import powercut
-
-            self._before = powercut.folder_files(Path(self.state))
-            base += ["-y", "-xx", "-s", str(powercut.WRITE_MAX_BYTES), "-e", f"trace={powercut.TRACED}"]
+            self._before = disk.folder_files(Path(self.state))
+            base += ["-y", "-xx", "-s", str(disk.WRITE_MAX_BYTES), "-e", f"trace={disk.TRACED}"]
         else:
             base += ["-e", f"trace={SYNC_CALLS},{WRITE_CALLS}"]
         for name, calls in (("@sync", SYNC_CALLS), ("@write", WRITE_CALLS)):

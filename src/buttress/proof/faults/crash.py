@@ -1,4 +1,4 @@
-"""kill -9 of the subject itself: at each failpoint, after each reply, at each write and sync.
+"""kill -9 of the subject itself: at each failpoint, after each reply, at each write and sync. And the power cut.
 
 A kill leaves the page cache: it shows what a process death does, never what a power cut does.
 """
@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from buttress.proof.contract import Case
+from buttress.proof.faults.disk import TEARS, Tear
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,26 @@ class CrashAtCall:
     def cases(self, clean_hits: Mapping[str, int]) -> Iterable[Case]:
         for hit in spread(clean_hits.get(f"@{self.call}", 0), self.at_most):
             yield Case(f"kill -9 at {self.call} {hit}", {f"@{self.call}": (hit, "kill")})
+
+
+@dataclass(frozen=True)
+class PowerCut:
+    """The power goes at the n-th write or sync of the subject, once for each tear: it finds its folder as a disk may hold it.
+
+    By strace, so that it needs nothing in the subject. ``at_most`` points of each kind of call, evenly spread (0: all).
+    """
+
+    at_most: int = 12
+    tears: tuple[Tear, ...] = TEARS
+    name: str = "power cut"
+    needs: tuple[str, ...] = ("crash", "strace")
+    traced: bool = True
+
+    def cases(self, clean_hits: Mapping[str, int]) -> Iterable[Case]:
+        for call in ("sync", "write"):
+            for hit in spread(clean_hits.get(f"@{call}", 0), self.at_most):
+                for tear in self.tears:
+                    yield Case(f"{self.name} at {call} {hit}, {tear}", {f"@{call}": (hit, "kill")}, power=tear)
 
 
 @dataclass(frozen=True)

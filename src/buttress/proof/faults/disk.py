@@ -20,8 +20,6 @@ from pathlib import Path
 from typing import Literal
 
 from buttress.kernel.errors import ButtressError, InvalidInput
-from buttress.proof.contract import Case
-from buttress.proof.faults.crash import spread
 
 SECTOR_BYTES = 512
 WRITE_MAX_BYTES = 16 << 20  # a longer single write is not recorded whole, and then nothing is judged
@@ -336,26 +334,6 @@ class Recording:
         if path == self._folder:
             return ""
         return os.path.relpath(path, self._folder) if path.startswith(self._folder + os.sep) else None
-
-
-@dataclass(frozen=True)
-class PowerCut:
-    """The power goes at the n-th write or sync of the subject, once for each tear: it finds its folder as a disk may hold it.
-
-    By strace, so that it needs nothing in the subject. ``at_most`` points of each kind of call, evenly spread (0: all).
-    """
-
-    at_most: int = 12
-    tears: tuple[Tear, ...] = TEARS
-    name: str = "power cut"
-    needs: tuple[str, ...] = ("crash", "strace")
-    traced: bool = True
-
-    def cases(self, clean_hits: Mapping[str, int]) -> Iterable[Case]:
-        for call in ("sync", "write"):
-            for hit in spread(clean_hits.get(f"@{call}", 0), self.at_most):
-                for tear in self.tears:
-                    yield Case(f"{self.name} at {call} {hit}, {tear}", {f"@{call}": (hit, "kill")}, power=tear)
 
 
 def cut(state: Path, before: Mapping[str, bytes], logs: Iterable[Path], tear: Tear, rng: random.Random) -> int:
