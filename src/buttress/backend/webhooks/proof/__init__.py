@@ -89,6 +89,8 @@ PROOF = Proof(
         Claim("verified events a second over HTTP, 40 in flight", "events_per_s", ">= 3000", "/s", scale="full", speed=True),
         Claim("acknowledgement p99", "ack_p99_ms", "< 20", "ms", scale="full", speed=True),
         Claim("events a second over Powertools", "events_per_s", ">= 1", "×", over="Powertools", scale="full"),
+        # SETNX on Redis makes nothing durable before it answers: no bar asks a synced commit to beat that. Half of it is what we stand for.
+        Claim("events a second over SETNX on Redis", "events_per_s", ">= 0.5", "×", over="SETNX on Redis", scale="full"),
     ),
     controls=(
         Control("no protection must double at once", "no protection", "doubled_at_once", "> 0"),
