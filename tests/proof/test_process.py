@@ -20,7 +20,6 @@ from buttress.proof.contract import Case, Subject
 from buttress.proof.history import History
 from buttress.proof.process import (
     FactoryFailed,
-    ServiceProcess,
     SubjectBroken,
     SubjectDied,
     SubjectError,
@@ -30,6 +29,7 @@ from buttress.proof.process import (
     cpu_s,
     split_command,
 )
+from buttress.proof.service import ServiceProcess
 
 from . import lab
 from .shapes.page import Remote, Site

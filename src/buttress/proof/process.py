@@ -24,6 +24,7 @@ from typing import Any, NoReturn
 
 from buttress.kernel.errors import ButtressError
 from buttress.proof import host
+from buttress.proof.family import children_of, cpu_s, end_all, family, group, stat
 from buttress.proof.host import LINE_MAX_BYTES
 
 END_TIMEOUT_S = 5.0
@@ -97,7 +98,7 @@ class ForkServer:
         ready = self._read(START_TIMEOUT_S)
         if not ready or not ready.get("ready"):
             self.close()
-            raise FactoryFailed(f"{factory} could not be imported: {_tail(log)}")
+            raise FactoryFailed(f"{factory} could not be imported: {tail(log)}")
         self.shares = str(ready.get("shares", ""))  # what its children would hold in common with it, and with each other, beyond every kill
 
     @classmethod
@@ -138,14 +139,14 @@ class ForkServer:
     def orphans(self) -> list[int]:
         """What the children of this server left behind: it takes in their orphans, and these are none of its own."""
         with self._lock:
-            return [pid for pid in _children(self._process.pid) if pid not in self._children]
+            return [pid for pid in children_of(self._process.pid) if pid not in self._children]
 
     def end_orphans(self) -> None:
         """kill -9 of all of them and what they started, until none is left: killing one makes orphans of its children."""
         deadline = time.monotonic() + END_TIMEOUT_S
         while (left := self.orphans()) and time.monotonic() < deadline:
             for orphan in left:
-                end_all(_family(orphan))
+                end_all(family(orphan))
             time.sleep(0.001)
 
     def _read(self, timeout_s: float) -> dict[str, Any] | None:
@@ -382,7 +383,7 @@ class SubjectProcess:
         if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL and (self._killed or struck or self.evidence()):
             raise SubjectDied(f"{self.name} was killed")
         how = f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else f"exit {os.waitstatus_to_exitcode(status)}"
-        raise SubjectBroken(f"{self.name} ended by itself ({how}): {_tail(self._log)}")
+        raise SubjectBroken(f"{self.name} ended by itself ({how}): {tail(self._log)}")
 
     # -- process control, for faults
 
@@ -391,7 +392,7 @@ class SubjectProcess:
         if self._dead is not None:
             return False
         self._killed = True
-        members = _family(self.pid)[1:]  # also those that went into a session of their own
+        members = family(self.pid)[1:]  # also those that went into a session of their own
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(self.pid, signal.SIGKILL)
         status = self.wait()
@@ -400,7 +401,7 @@ class SubjectProcess:
 
     def _end_others(self, members: Sequence[int]) -> None:
         """All that it started, also what has outlived its parent or left the group: none of it may remember across a kill."""
-        end_all([*members, *_group(self.pid)])
+        end_all([*members, *group(self.pid)])
         self._ending.server.end_orphans()
 
     def pause(self) -> None:
@@ -410,7 +411,7 @@ class SubjectProcess:
         os.kill(self.pid, signal.SIGCONT)
 
     def stopped(self) -> bool:
-        return _stat(self.pid)[0] in "Tt"
+        return stat(self.pid)[0] in "Tt"
 
     def _await_stop(self) -> None:
         deadline = time.monotonic() + 5
@@ -445,7 +446,7 @@ class SubjectProcess:
         if self._in >= 0:
             os.close(self._in)
             self._in = -1
-            members = _family(self.pid)[1:] if self._dead is None else []
+            members = family(self.pid)[1:] if self._dead is None else []
             if self._dead is None:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(self.pid, signal.SIGCONT)
@@ -458,150 +459,6 @@ class SubjectProcess:
             if self._control is not None:
                 os.close(self._control)
                 self._control = None
-
-
-class ServiceProcess:
-    """A service in any language, started without a shell and reached at a URL."""
-
-    def __init__(self, argv: Sequence[str], env: Mapping[str, str], log: Path, server: ForkServer) -> None:
-        self._log = log
-        self.port: Any = None  # what speaks to it, in the harness
-        self.killed = False
-        with open(log, "ab") as errors, open(os.devnull, "rb") as nothing:
-            self._ending = server.fork({**os.environ, **env}, nothing.fileno(), errors.fileno(), errors.fileno(), None, list(argv))
-        self.pid = self._ending.pid
-
-    def await_answer(self, url: str, timeout_s: float | None = None) -> None:
-        """Any HTTP answer counts as up. Raises FactoryFailed when it ends or does not answer in time."""
-        limit_s = START_TIMEOUT_S if timeout_s is None else timeout_s
-        deadline = time.monotonic() + limit_s
-        while time.monotonic() < deadline:
-            if self.ended():
-                raise FactoryFailed(f"the service ended (exit {os.waitstatus_to_exitcode(self._ending.status() or 0)}): {_tail(self._log)}")
-            if answers(url):
-                return
-            time.sleep(0.02)
-        raise FactoryFailed(f"the service did not answer at {url} in {limit_s:g} s: {_tail(self._log)}")
-
-    def ended(self, wait_s: float = 0.0) -> bool:
-        """Whether it is over. Its end is told by its server, a moment after its connections broke: ``wait_s`` allows for that."""
-        deadline = time.monotonic() + wait_s
-        while self._ending.status() is None:
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(0.002)
-        return True
-
-    def kill(self) -> bool:
-        """kill -9 of the whole group and all that it left behind. True: it was this that ended it."""
-        if self.ended():
-            return False
-        self.killed = True
-        status = self._end(signal.SIGKILL)
-        return os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
-
-    def cpu_s(self) -> float:
-        return cpu_s(self.pid)
-
-    def rss_peak_bytes(self) -> int:
-        return 0
-
-    def close(self) -> None:
-        if not self.ended():
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.pid, signal.SIGTERM)
-            with contextlib.suppress(SubjectBroken):
-                self._await_end(2)
-        with contextlib.suppress(SubjectBroken):
-            self._end(signal.SIGKILL)
-
-    def _end(self, number: int) -> int:
-        members = _family(self.pid)
-        if not self.ended():
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.pid, number)
-        end_all(_group(self.pid))
-        status = self._await_end(10)
-        end_all(members[1:])
-        self._ending.server.end_orphans()
-        return status
-
-    def _await_end(self, timeout_s: float) -> int:
-        deadline = time.monotonic() + timeout_s
-        while (status := self._ending.status()) is None:
-            if time.monotonic() > deadline:
-                raise SubjectBroken("the service does not end")
-            time.sleep(0.002)
-        return status
-
-
-def answers(url: str) -> bool:
-    """Whether anything speaks HTTP there."""
-    import http.client
-    from urllib.parse import urlsplit
-
-    parts = urlsplit(url)
-    connection = http.client.HTTPConnection(parts.hostname or "127.0.0.1", parts.port or 80, timeout=2)
-    try:
-        connection.request("GET", parts.path or "/")
-        connection.getresponse().read()
-    except OSError:
-        return False
-    except http.client.HTTPException:
-        return True
-    finally:
-        connection.close()
-    return True
-
-
-def cpu_s(pid: int) -> float:
-    """CPU seconds of a process and its living descendants. The clock of a process by its pid: clock_getcpuclockid(3)."""
-    total = 0.0
-    for member in _family(pid):
-        with contextlib.suppress(OSError):
-            total += time.clock_gettime((~member << 3) | 2)
-        with contextlib.suppress(OSError, ValueError, IndexError):
-            fields = _stat(member)
-            total += (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")  # children that ended
-    return total
-
-
-def _stat(pid: int) -> list[str]:
-    text = Path(f"/proc/{pid}/stat").read_text()
-    return text[text.rindex(")") + 2 :].split()
-
-
-def end_all(pids: Sequence[int]) -> None:
-    """kill -9 of what a subject left behind."""
-    for pid in pids:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(pid, signal.SIGKILL)
-
-
-def _group(group: int) -> list[int]:
-    """The living members of a process group, also when its leader was reaped."""
-    members = []
-    for entry in os.listdir("/proc") if os.path.isdir("/proc") else []:
-        with contextlib.suppress(OSError, ValueError, IndexError):
-            if entry.isdigit() and int(_stat(int(entry))[2]) == group:
-                members.append(int(entry))
-    return members
-
-
-def _children(pid: int) -> list[int]:
-    members: list[int] = []
-    with contextlib.suppress(OSError):
-        for task in os.listdir(f"/proc/{pid}/task"):
-            members += [int(child) for child in Path(f"/proc/{pid}/task/{task}/children").read_text().split()]
-    return members
-
-
-def _family(pid: int) -> list[int]:
-    members, at = [pid], 0
-    while at < len(members):
-        members += _children(members[at])
-        at += 1
-    return members
 
 
 def split_command(spec: str) -> list[str]:
@@ -619,7 +476,7 @@ def _text(error: Any) -> str:
     return error if isinstance(error, str) else json.dumps(error)
 
 
-def _tail(log: Path, lines: int = 2) -> str:
+def tail(log: Path, lines: int = 2) -> str:
     with contextlib.suppress(OSError):
         return " / ".join(log.read_text(errors="replace").strip().splitlines()[-lines:])[-300:] or "nothing in its log"
     return "no log"

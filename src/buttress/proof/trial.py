@@ -25,30 +25,28 @@ from buttress.kernel.clock import Clock, SharedClock, SystemClock
 from buttress.kernel.errors import ButtressError, InvalidInput
 from buttress.proof import host
 from buttress.proof.contract import Case, Env, Proof, Scenario, Subject, calls_of, parameters_of
+from buttress.proof.family import cpu_s
 from buttress.proof.faults import disk
+from buttress.proof.faults.strace import SYNC_CALLS, WRITE_CALLS, most_calls, was_struck
 from buttress.proof.history import HistoryWriter
 from buttress.proof.parts import python_of
 from buttress.proof.process import (
     FactoryFailed,
     ForkServer,
-    ServiceProcess,
     SubjectBroken,
     SubjectDied,
     SubjectError,
     SubjectPaused,
     SubjectProcess,
     UsageError,
-    answers,
-    cpu_s,
     split_command,
 )
+from buttress.proof.service import ServiceProcess, answers
 
 EPOCH = 1_800_000_000.0  # where virtual time starts: 2027-01-15 08:00:00 UTC
 ARG_SHOWN = 240
 LIST_SHOWN = 50
 T = TypeVar("T")
-SYNC_CALLS = "fsync,fdatasync"
-WRITE_CALLS = "write,pwrite64,pwritev,writev"
 
 
 class VirtualClock(SharedClock):
@@ -279,7 +277,7 @@ class Trial:
             with contextlib.suppress(ButtressError):
                 self._absorb(running, ask=True)
             running.close()
-            if self._trace == "inject" and _was_struck(self._folder):  # while it closed: nobody was there to see it die
+            if self._trace == "inject" and was_struck(self._folder):  # while it closed: nobody was there to see it die
                 self.hit = True
         self._hosts.clear()
         for name, counts in self._counted.items():  # several workers share the work by chance: what one of them surely reaches
@@ -289,7 +287,7 @@ class Trial:
             self.hits[f"@reply:{name}"] = count
         for name, at in (("@sync", SYNC_CALLS), ("@write", WRITE_CALLS)):
             if self._trace:
-                self.hits[name] = _most_calls(self._folder, at.split(","))
+                self.hits[name] = most_calls(self._folder, at.split(","))
         if isinstance(self.clock, VirtualClock):
             self.clock.close()
 
@@ -309,7 +307,7 @@ class Trial:
             return
         if any(mark["hit"] in self.case.failpoints for mark in running.marks):
             self.hit = True
-        if self._trace == "inject" and _was_struck(self._folder):
+        if self._trace == "inject" and was_struck(self._folder):
             self.hit = True
         self._crew = max(self._crew, len(self._hosts))
         if ask and not self.case.failpoints:
@@ -334,7 +332,7 @@ class Trial:
         else:
             process = SubjectProcess.fork(self._server(), env, log, plan=plan, name=subject.name)
         if self._trace == "inject":
-            process.evidence = lambda: _was_struck(self._folder)
+            process.evidence = lambda: was_struck(self._folder)
         self._hosts[worker] = process  # so that it is closed when hello fails
         try:
             process.hello(self._calls, lambda: inspect.getsource(self.proof.port), parameters_of(self.proof.port))
@@ -583,32 +581,6 @@ def _shown(value: Any) -> Any:
         shown = [_shown(item) for item in value[:LIST_SHOWN]]
         return shown if len(value) <= LIST_SHOWN else [*shown, f"… {len(value) - LIST_SHOWN} more"]
     return value
-
-
-def _most_calls(folder: Path, names: Sequence[str]) -> int:
-    """The highest count of those system calls in any one thread: strace counts ``when=`` by thread."""
-    counts: dict[tuple[str, str], int] = {}
-    for file in folder.glob("strace.*"):
-        for line in file.read_text(errors="replace").splitlines():
-            pid, _, rest = line.partition(" ")
-            name = rest.strip().split("(", 1)[0]
-            if name in names:
-                counts[pid, name] = counts.get((pid, name), 0) + 1
-    by_thread: dict[str, int] = {}
-    for (pid, _), number in counts.items():
-        by_thread[pid] = max(by_thread.get(pid, 0), number)
-    return max(by_thread.values(), default=0)
-
-
-def _was_struck(folder: Path) -> bool:
-    """strace's own word: a call of the traced kinds was entered, did not return, and the signal killed."""
-    calls = (*SYNC_CALLS.split(","), *WRITE_CALLS.split(","))
-    for file in folder.glob("strace.*"):
-        lines = file.read_text(errors="replace").splitlines()
-        cut = any(("= ?" in line or "<unfinished" in line) and any(f" {call}(" in line or f"{call} resumed" in line for call in calls) for line in lines)
-        if cut and any("killed by SIGKILL" in line for line in lines):
-            return True
-    return False
 
 
 __all__ = ["Meter", "SubjectBroken", "SubjectDied", "SubjectError", "SubjectPaused", "Trial", "UsageError", "VirtualClock", "Warm"]
