@@ -1,0 +1,1 @@
+"""The wing of who may come in, and who no longer."""
