@@ -268,7 +268,7 @@ def _race(race: Mapping[str, Any], result: Mapping[str, Any], proof: Mapping[str
                      *(["does not count"] * len(keys) if failed else measures), *ours))
     heads = ("subject", "correctness", *(f"`{key}`" for key in keys), *(f"{judged} to it: `{key}`" for key in keys))
     better = ", ".join(f"`{key}` {word}" for key, word in race["better"].items())
-    said = f"Race {race['name']}: {race['laps']} laps, interleaved, on the machine alone; medians." + (f" Better: {better}." if better else "")
+    said = f"Race {race['name']}: {race['laps']} laps, interleaved, no other run of buttress beside; medians." + (f" Better: {better}." if better else "")
     absent = "".join(" " + _sentence(f"{name} did not run: {s['absent']}") for name, s in subjects.items() if s["absent"])
     return said + absent + "\n\n" + _table(heads, "ll" + "r" * 2 * len(keys), rows)
 

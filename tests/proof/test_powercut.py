@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import shutil
 import subprocess
@@ -241,4 +240,3 @@ def test_without_a_cut_even_those_pass(prove):
                           scenarios=(Scenario("five entries", drive, (CrashAtCall("write", 6),), processes=True),), checkers=(lost,), controls=(),
                           claims=(Claim("acknowledged entries lost", "lost", "== 0", "entries"),), sizes={"quick": None, "full": None}))
     assert outcome.claims[0].verdict == "pass"
-    assert os.path.exists(LEDGERS)
